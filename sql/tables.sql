@@ -1,0 +1,334 @@
+-- ---------------------------------------------------------------------------
+-- Tables
+--
+-- The C code finds columns by position (src/catalog.h), so columns are only
+-- ever added at the end of a table.  Tables that every call writes
+-- (usage_tracking, usage_events, quota_audit_log) carry no foreign keys and
+-- no CHECK constraints: the engine validates before it writes.
+-- ---------------------------------------------------------------------------
+
+-- What can be limited ------------------------------------------------------
+
+CREATE TABLE quota.metrics (
+	metric		text COLLATE "C" PRIMARY KEY CHECK (metric <> ''),
+	kind		text COLLATE "C" NOT NULL DEFAULT 'counter'
+				CHECK (kind IN ('counter', 'gauge', 'feature')),
+	unit		text,
+	unit_cost	numeric CHECK (unit_cost >= 0),
+	description	text,
+	created_at	timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE quota.metrics IS
+'What can be limited: a counter starts again each period, a gauge is a level that never resets, a feature is in a plan or is not';
+COMMENT ON COLUMN quota.metrics.metric IS 'Name that callers pass';
+COMMENT ON COLUMN quota.metrics.kind IS 'counter, gauge or feature';
+COMMENT ON COLUMN quota.metrics.unit IS 'What one unit is called, for people';
+COMMENT ON COLUMN quota.metrics.unit_cost IS 'What one unit costs the operator, in the currency of the plans';
+COMMENT ON COLUMN quota.metrics.description IS 'For people';
+
+CREATE TABLE quota.metric_aliases (
+	alias		text COLLATE "C" PRIMARY KEY CHECK (alias <> ''),
+	metric		text COLLATE "C" NOT NULL REFERENCES quota.metrics ON DELETE CASCADE
+);
+COMMENT ON TABLE quota.metric_aliases IS
+'Other names that callers may pass for a metric; answers and ledger always carry the metric''s own name';
+
+CREATE TABLE quota.plans (
+	plan		text COLLATE "C" PRIMARY KEY CHECK (plan <> ''),
+	description	text,
+	price		numeric CHECK (price >= 0),
+	currency	text CHECK (currency ~ '^[A-Z]{3}$'),
+	created_at	timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE quota.plans IS 'The plans that subjects subscribe to';
+COMMENT ON COLUMN quota.plans.price IS 'Price of the plan for a month';
+COMMENT ON COLUMN quota.plans.currency IS 'ISO 4217 code of the price';
+
+CREATE TABLE quota.plan_limits (
+	plan			text COLLATE "C" NOT NULL REFERENCES quota.plans ON DELETE CASCADE,
+	metric			text COLLATE "C" NOT NULL REFERENCES quota.metrics ON DELETE CASCADE,
+	period			text COLLATE "C" NOT NULL,
+	limit_amount	numeric CHECK (quota.valid_limit(limit_amount)),
+	anchor			text COLLATE "C" NOT NULL DEFAULT 'calendar'
+					CHECK (anchor IN ('calendar', 'subscription', 'first_use')),
+	overage_price	numeric CHECK (overage_price >= 0),
+	PRIMARY KEY (plan, metric, period)
+);
+COMMENT ON TABLE quota.plan_limits IS
+'How much of a metric a plan allows in which period; several rows for one metric are several windows, each of which must have room';
+COMMENT ON COLUMN quota.plan_limits.period IS
+'minute, hour, day, week, month, quarter, year, lifetime, or a multiple such as "5 minutes"';
+COMMENT ON COLUMN quota.plan_limits.limit_amount IS 'Units allowed in one period; NULL = unlimited, 0 = not in the plan';
+COMMENT ON COLUMN quota.plan_limits.anchor IS
+'What period boundaries are counted from: the calendar, the subscription''s anchor, or the first use';
+COMMENT ON COLUMN quota.plan_limits.overage_price IS
+'List price of a unit beyond the limit, kept with the plan for billing; limits are hard in this version';
+
+-- Who ----------------------------------------------------------------------
+
+CREATE TABLE quota.subscriptions (
+	user_id		uuid PRIMARY KEY,
+	plan		text COLLATE "C" NOT NULL REFERENCES quota.plans,
+	anchor		timestamptz NOT NULL DEFAULT quota.clock() CHECK (isfinite(anchor)),
+	time_zone	text COLLATE "C" NOT NULL DEFAULT 'UTC' CHECK (quota.valid_time_zone(time_zone)),
+	created_at	timestamptz NOT NULL DEFAULT quota.clock(),
+	updated_at	timestamptz NOT NULL DEFAULT quota.clock()
+);
+COMMENT ON TABLE quota.subscriptions IS
+'A subject (user, team, tenant) and its plan; a subject without a row has the plan that quota.default_plan names';
+COMMENT ON COLUMN quota.subscriptions.anchor IS
+'Instant from which periods with the anchor "subscription" are counted';
+COMMENT ON COLUMN quota.subscriptions.time_zone IS
+'Zone in which the subject''s days, weeks, months and years begin';
+
+CREATE TABLE quota.limit_overrides (
+	id				uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+	user_id			uuid NOT NULL,
+	metric			text COLLATE "C" NOT NULL REFERENCES quota.metrics ON DELETE CASCADE,
+	period			text COLLATE "C",
+	limit_amount	numeric CHECK (quota.valid_limit(limit_amount)),
+	expires_at		timestamptz,
+	reason			text,
+	created_at		timestamptz NOT NULL DEFAULT quota.clock()
+);
+COMMENT ON TABLE quota.limit_overrides IS
+'A limit for one subject that goes before the plan''s until it expires';
+COMMENT ON COLUMN quota.limit_overrides.period IS
+'Window that is overridden; NULL = the allowance, the longest window of the plan in force (lifetime if the plan does not list the metric)';
+COMMENT ON COLUMN quota.limit_overrides.limit_amount IS 'Units allowed in one period; NULL = unlimited, 0 = nothing';
+COMMENT ON COLUMN quota.limit_overrides.expires_at IS 'From this instant on the plan''s limit counts again; NULL = until cleared';
+
+-- Accounts -----------------------------------------------------------------
+
+CREATE TABLE quota.usage_tracking (
+	user_id			uuid NOT NULL,
+	metric			text COLLATE "C" NOT NULL,
+	period			text COLLATE "C" NOT NULL,
+	period_start	timestamptz NOT NULL,
+	period_end		timestamptz,
+	used			numeric NOT NULL DEFAULT 0,
+	bonus_used		numeric NOT NULL DEFAULT 0,
+	overage			numeric NOT NULL DEFAULT 0,
+	held			numeric NOT NULL DEFAULT 0,
+	anchor			timestamptz
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE quota.usage_tracking
+	ADD CONSTRAINT idx_usage_tracking_quota_lookup PRIMARY KEY (user_id, metric, period);
+COMMENT ON TABLE quota.usage_tracking IS
+'The accounts: what a subject has used of a metric in the current period, one row per window; written by the engine only';
+COMMENT ON COLUMN quota.usage_tracking.period_start IS 'First instant of the current period';
+COMMENT ON COLUMN quota.usage_tracking.period_end IS 'First instant after the current period; NULL = never ends';
+COMMENT ON COLUMN quota.usage_tracking.used IS 'Units taken from the allowance in the current period (in a rate window: all units)';
+COMMENT ON COLUMN quota.usage_tracking.bonus_used IS 'Units taken from bonuses in the current period';
+COMMENT ON COLUMN quota.usage_tracking.overage IS 'Units granted beyond the allowance and the bonuses; always 0 while all limits are hard';
+COMMENT ON COLUMN quota.usage_tracking.held IS 'Units set aside and not available to others; always 0 while nothing can be reserved';
+COMMENT ON COLUMN quota.usage_tracking.anchor IS 'First use, from which the periods of a first_use limit are counted';
+
+CREATE TABLE quota.usage_history (
+	id				uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+	user_id			uuid NOT NULL,
+	metric			text COLLATE "C" NOT NULL,
+	period			text COLLATE "C" NOT NULL,
+	period_start	timestamptz NOT NULL,
+	period_end		timestamptz NOT NULL,
+	used			numeric NOT NULL,
+	bonus_used		numeric NOT NULL,
+	overage			numeric NOT NULL,
+	limit_amount	numeric,
+	closed_at		timestamptz NOT NULL
+);
+COMMENT ON TABLE quota.usage_history IS
+'Closed periods: the last state of an account, written when the account moves on to a new period';
+COMMENT ON COLUMN quota.usage_history.limit_amount IS 'The limit in force when the period was closed; NULL = unlimited';
+COMMENT ON COLUMN quota.usage_history.closed_at IS 'When the account moved on; may be long after period_end, and nothing is lost by that';
+
+-- Bonuses ------------------------------------------------------------------
+
+CREATE TABLE quota.user_bonuses (
+	id			uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+	user_id		uuid NOT NULL,
+	metric		text COLLATE "C" NOT NULL REFERENCES quota.metrics,
+	amount		numeric NOT NULL CHECK (quota.valid_limit(amount) AND amount > 0),
+	used_amount	numeric NOT NULL DEFAULT 0 CHECK (used_amount >= 0 AND used_amount <= amount),
+	priority	integer NOT NULL DEFAULT 50,
+	expires_at	timestamptz,
+	source		text COLLATE "C" NOT NULL DEFAULT 'promotional'
+				CHECK (source IN ('promotional', 'paid')),
+	reason		text,
+	granted_at	timestamptz NOT NULL DEFAULT quota.clock(),
+	available	boolean GENERATED ALWAYS AS (used_amount < amount) STORED
+) WITH (fillfactor = 70);
+COMMENT ON TABLE quota.user_bonuses IS
+'Credits that are used after the allowance, lowest priority number first, then soonest expiry, promotional before paid, oldest';
+COMMENT ON COLUMN quota.user_bonuses.expires_at IS 'First instant at which the rest can no longer be used; NULL = never expires';
+COMMENT ON COLUMN quota.user_bonuses.priority IS 'Lower numbers are used first';
+COMMENT ON COLUMN quota.user_bonuses.source IS 'promotional or paid; promotional credits of equal priority and expiry are used first';
+COMMENT ON COLUMN quota.user_bonuses.available IS 'False once the bonus is used up, which takes it out of the lookup index';
+
+-- Ledger -------------------------------------------------------------------
+
+CREATE TABLE quota.usage_events (
+	id				uuid PRIMARY KEY,
+	user_id			uuid NOT NULL,
+	metric			text COLLATE "C" NOT NULL,
+	kind			text COLLATE "C" NOT NULL,
+	amount			numeric NOT NULL,
+	bonus_used		numeric NOT NULL,
+	period			text COLLATE "C" NOT NULL,
+	rate_periods	text[] COLLATE "C",
+	key_hash		bytea,
+	outcome			quota.outcome,
+	metadata		jsonb,
+	created_at		timestamptz NOT NULL
+);
+COMMENT ON TABLE quota.usage_events IS
+'The ledger: one row for each request that moved quota; append-only';
+COMMENT ON COLUMN quota.usage_events.id IS 'UUID version 7 of created_at: ordered by time, so "id >= bound" selects by time';
+COMMENT ON COLUMN quota.usage_events.kind IS 'What moved the quota: consume';
+COMMENT ON COLUMN quota.usage_events.amount IS 'Units granted, allowance and bonuses together';
+COMMENT ON COLUMN quota.usage_events.bonus_used IS 'Units of amount that bonuses paid for; see bonus_allocations';
+COMMENT ON COLUMN quota.usage_events.period IS 'Window that was charged as the allowance; the period is the one that contains created_at';
+COMMENT ON COLUMN quota.usage_events.rate_periods IS 'Shorter windows of the same metric that were charged with the full amount; NULL = none';
+COMMENT ON COLUMN quota.usage_events.key_hash IS 'SHA-256 of subject, metric and idempotency key; the key itself is not stored';
+COMMENT ON COLUMN quota.usage_events.outcome IS 'The answer that was given, kept for replays; NULL without a key';
+COMMENT ON COLUMN quota.usage_events.created_at IS 'Time of the decision, taken while the account was locked';
+
+CREATE TABLE quota.bonus_allocations (
+	event_id	uuid NOT NULL,
+	bonus_id	uuid NOT NULL,
+	amount		numeric NOT NULL,
+	PRIMARY KEY (event_id, bonus_id)
+);
+COMMENT ON TABLE quota.bonus_allocations IS
+'Which event took how much from which bonus, one line each; append-only';
+
+CREATE TABLE quota.quota_audit_log (
+	id					uuid PRIMARY KEY,
+	user_id				uuid NOT NULL,
+	metric				text COLLATE "C",
+	attempted_amount	numeric,
+	success				boolean NOT NULL,
+	reason				text COLLATE "C" NOT NULL,
+	plan_limit			numeric,
+	current_usage		numeric,
+	remaining			numeric,
+	period				text COLLATE "C",
+	action				text COLLATE "C" NOT NULL,
+	event_id			uuid,
+	waited				boolean NOT NULL DEFAULT false,
+	actor				text,
+	detail				jsonb,
+	created_at			timestamptz NOT NULL
+);
+COMMENT ON TABLE quota.quota_audit_log IS
+'Every decision (granted, denied, replayed) and every admin act; append-only';
+COMMENT ON COLUMN quota.quota_audit_log.id IS 'UUID version 7 of created_at: ordered by time, so "id >= bound" selects by time';
+COMMENT ON COLUMN quota.quota_audit_log.success IS 'Granted, or replayed from a grant; true for an admin act';
+COMMENT ON COLUMN quota.quota_audit_log.reason IS 'Reason of the outcome; "replay" when the answer to an earlier call was given again; what the admin wrote for an admin act';
+COMMENT ON COLUMN quota.quota_audit_log.plan_limit IS 'The binding limit; NULL = unlimited or none';
+COMMENT ON COLUMN quota.quota_audit_log.current_usage IS 'Allowance used after the decision';
+COMMENT ON COLUMN quota.quota_audit_log.remaining IS 'What was left after the decision, bonuses included; NULL = unlimited';
+COMMENT ON COLUMN quota.quota_audit_log.action IS 'consume, or the admin function that was called';
+COMMENT ON COLUMN quota.quota_audit_log.waited IS 'The call met another one on the same account and had to wait for it';
+COMMENT ON COLUMN quota.quota_audit_log.actor IS 'Login role of an admin act; NULL for decisions';
+COMMENT ON COLUMN quota.quota_audit_log.detail IS 'Old and new values of an admin act';
+
+-- Indexes ------------------------------------------------------------------
+
+-- The only other index on the accounts.  It holds nothing that changes between
+-- two period ends: a column such as "used" in here would end heap-only updates.
+CREATE INDEX idx_usage_tracking_monitoring_dashboard
+	ON quota.usage_tracking (metric, period, period_end);
+COMMENT ON INDEX quota.idx_usage_tracking_monitoring_dashboard IS
+'Open accounts of a metric, for dashboards and for closing idle periods';
+
+CREATE UNIQUE INDEX idx_usage_events_idempotency_lookup
+	ON quota.usage_events (key_hash) WHERE key_hash IS NOT NULL;
+COMMENT ON INDEX quota.idx_usage_events_idempotency_lookup IS
+'Finds the earlier call with the same key; the backstop that makes a second charge impossible';
+
+CREATE INDEX idx_usage_events_user ON quota.usage_events (user_id, id);
+COMMENT ON INDEX quota.idx_usage_events_user IS 'Ledger of one subject by time';
+
+CREATE INDEX idx_user_bonuses_available
+	ON quota.user_bonuses (user_id, metric) WHERE available;
+COMMENT ON INDEX quota.idx_user_bonuses_available IS
+'Bonuses that still hold something; used-up ones drop out';
+
+CREATE INDEX idx_user_bonuses_user ON quota.user_bonuses (user_id);
+COMMENT ON INDEX quota.idx_user_bonuses_user IS 'All bonuses of a subject, used up or not';
+
+CREATE INDEX idx_bonus_allocations_bonus ON quota.bonus_allocations (bonus_id);
+COMMENT ON INDEX quota.idx_bonus_allocations_bonus IS 'What was taken from one bonus';
+
+CREATE UNIQUE INDEX idx_limit_overrides_lookup
+	ON quota.limit_overrides (user_id, metric, (coalesce(period, '')));
+COMMENT ON INDEX quota.idx_limit_overrides_lookup IS 'Overrides of a subject and metric; one for each window';
+
+CREATE INDEX idx_usage_history_account
+	ON quota.usage_history (user_id, metric, period, period_start);
+COMMENT ON INDEX quota.idx_usage_history_account IS 'Closed periods of an account by time';
+
+CREATE INDEX idx_quota_audit_log_denials
+	ON quota.quota_audit_log (user_id, id) WHERE NOT success;
+COMMENT ON INDEX quota.idx_quota_audit_log_denials IS 'Denials of a subject by time';
+
+CREATE INDEX idx_subscriptions_plan ON quota.subscriptions (plan);
+COMMENT ON INDEX quota.idx_subscriptions_plan IS 'Subscribers of a plan';
+
+-- Triggers -----------------------------------------------------------------
+
+CREATE FUNCTION quota.canonicalize_period() RETURNS trigger
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	NEW.period := quota.canonical_period(NEW.period);
+	RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION quota.canonicalize_period() IS 'Trigger: writes a period in its one spelling, or raises 22023';
+
+CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.plan_limits
+	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
+CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.limit_overrides
+	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
+
+CREATE FUNCTION quota.invalidate_limits() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'quota_invalidate_limits'
+	LANGUAGE C;
+COMMENT ON FUNCTION quota.invalidate_limits() IS
+'Trigger: makes every session read the limits again once the change commits';
+
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.metrics
+	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.metric_aliases
+	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.plans
+	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.plan_limits
+	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.limit_overrides
+	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
+
+-- also while replicating or restoring
+ALTER TABLE quota.metrics ENABLE ALWAYS TRIGGER invalidate_limits;
+ALTER TABLE quota.metric_aliases ENABLE ALWAYS TRIGGER invalidate_limits;
+ALTER TABLE quota.plans ENABLE ALWAYS TRIGGER invalidate_limits;
+ALTER TABLE quota.plan_limits ENABLE ALWAYS TRIGGER invalidate_limits;
+ALTER TABLE quota.limit_overrides ENABLE ALWAYS TRIGGER invalidate_limits;
+
+-- Dump ---------------------------------------------------------------------
+
+-- All rows are the user's (the extension installs none), so pg_dump takes all.
+SELECT pg_catalog.pg_extension_config_dump('quota.metrics', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.metric_aliases', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.plans', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.plan_limits', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.subscriptions', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.limit_overrides', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.usage_tracking', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.usage_history', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.user_bonuses', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.usage_events', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.bonus_allocations', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.quota_audit_log', '');

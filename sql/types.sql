@@ -1,0 +1,48 @@
+-- ---------------------------------------------------------------------------
+-- Types and the functions that the tables need
+-- ---------------------------------------------------------------------------
+
+CREATE TYPE quota.outcome AS (
+	allowed				boolean,
+	remaining			numeric,
+	limit_amount		numeric,
+	bonus_used			numeric,
+	already_processed	boolean,
+	reason				text,
+	metric				text,
+	period				text,
+	used				numeric,
+	bonus_remaining		numeric,
+	overage				numeric,
+	cost				numeric,
+	period_start		timestamptz,
+	resets_at			timestamptz,
+	retry_after			interval,
+	event_id			uuid
+);
+COMMENT ON TYPE quota.outcome IS
+'The answer to one request: the decision, what is left, the binding limit, and the ledger entry that recorded it';
+
+CREATE FUNCTION quota.canonical_period(p_period text) RETURNS text
+	AS 'MODULE_PATHNAME', 'quota_canonical_period'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION quota.canonical_period(text) IS
+'The one spelling of a period: minute, hour, day, week, month, quarter, year, lifetime, or a multiple such as "5 minutes"; raises 22023 for anything else';
+
+CREATE FUNCTION quota.valid_time_zone(p_time_zone text) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'quota_valid_time_zone'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION quota.valid_time_zone(text) IS
+'True for a time zone name that the server knows; raises 22023 otherwise';
+
+CREATE FUNCTION quota.valid_limit(p_limit_amount numeric) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'quota_valid_limit'
+	LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION quota.valid_limit(numeric) IS
+'True for a limit that can be enforced exactly: NULL (unlimited), or 0 and above with at most 6 decimals; raises 22023 otherwise';
+
+CREATE FUNCTION quota.clock() RETURNS timestamptz
+	AS 'MODULE_PATHNAME', 'quota_clock'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION quota.clock() IS
+'The time that decisions are made at: clock_timestamp(), or the instant that quota.test_clock names';

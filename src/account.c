@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * account.c
+ *	  Accounts: what a subject has used of a metric in the current period.
+ *
+ * The row of an account is the lock under which everything about this subject,
+ * metric and window happens: counters, bonuses, idempotency keys.  An account
+ * moves on to a new period when it is used, not when a job runs: it is read as
+ * it would be now, and written so by whoever consumes.  A period never moves
+ * backwards.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "account.h"
+#include "amount_numeric.h"
+#include "guc.h"
+#include "id.h"
+
+static Amount
+amount_attr(TupleTableSlot *slot, int attnum)
+{
+	bool		isnull;
+
+	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
+}
+
+/*
+ * Read the account of a limit, in the version that the view shows.  One that
+ * does not exist reads as one that nothing was used of.  account_roll() makes
+ * the current period of it.
+ */
+void
+account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
+			 RelationView view, Account *account)
+{
+	TupleTableSlot *slot = account->slot;
+	Datum		keys[3];
+	Datum		datum;
+	bool		isnull;
+
+	memset(account, 0, sizeof(*account));
+	account->limits = limits;
+	account->limit = limit;
+	account->slot = slot ? slot : relation_slot(set, TABLE_USAGE_TRACKING);
+	slot = account->slot;
+
+	keys[0] = UUIDPGetDatum(&limits->user_id);
+	keys[1] = CStringGetTextDatum(limits->metric);
+	keys[2] = CStringGetTextDatum(limit->period_name);
+	account->exists = relation_find(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3,
+									keys, view, slot);
+	if (!account->exists)
+		return;
+
+	slot_getallattrs(slot);
+	account->current.start =
+		DatumGetTimestampTz(slot_getattr(slot, Anum_usage_tracking_period_start, &isnull));
+	datum = slot_getattr(slot, Anum_usage_tracking_period_end, &isnull);
+	account->current.end = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
+	account->current.used = amount_attr(slot, Anum_usage_tracking_used);
+	account->current.bonus_used = amount_attr(slot, Anum_usage_tracking_bonus_used);
+	account->current.overage = amount_attr(slot, Anum_usage_tracking_overage);
+	account->held = amount_attr(slot, Anum_usage_tracking_held);
+	datum = slot_getattr(slot, Anum_usage_tracking_anchor, &isnull);
+	account->has_anchor = !isnull;
+	account->anchor = isnull ? 0 : DatumGetTimestampTz(datum);
+}
+
+/* Where the periods of an account are counted from; NULL = the calendar */
+static const TimestampTz *
+account_anchor(Account *account, TimestampTz now)
+{
+	const LimitSet *limits = account->limits;
+	LimitAnchor anchor = account->limit->anchor;
+
+	if (anchor == ANCHOR_CALENDAR)
+		return NULL;
+	if (anchor == ANCHOR_SUBSCRIPTION && limits->subscribed)
+		return &limits->anchor;
+
+	if (!account->has_anchor)
+	{
+		account->has_anchor = true;
+		account->anchor = now;
+	}
+	return &account->anchor;
+}
+
+/*
+ * Make account->current the period that contains "now", which must not be
+ * before the period that was read.  The period that was read goes to
+ * account->closed if it is over.
+ */
+void
+account_roll(Account *account, TimestampTz now)
+{
+	const QuotaLimit *limit = account->limit;
+	bool		endless = limit_never_resets(account->limits, limit);
+	AccountPeriod next;
+
+	/* the metric may have been of another kind when the row was written */
+	if (account->exists && endless)
+		account->current.end = DT_NOEND;
+	else if (account->exists && account->current.end == DT_NOEND)
+	{
+		TimestampTz start;
+
+		period_bounds(&limit->period, account_anchor(account, now),
+					  limit_zone(account->limits), account->current.start,
+					  &start, &account->current.end);
+	}
+
+	if (account->exists && now < account->current.end)
+		return;
+
+	memset(&next, 0, sizeof(next));
+	if (endless)
+	{
+		next.start = now;
+		next.end = DT_NOEND;
+	}
+	else
+		period_bounds(&limit->period, account_anchor(account, now),
+					  limit_zone(account->limits), now, &next.start, &next.end);
+
+	if (account->exists)
+	{
+		account->closing = true;
+		account->closed = account->current;
+		/* an anchor that was changed since must not make periods overlap */
+		next.start = Max(next.start, account->closed.end);
+	}
+	account->current = next;
+}
+
+/* What the decision needs to know of an account */
+void
+account_state(const Account *account, WindowState *state)
+{
+	state->unlimited = account->limit->unlimited;
+	state->limit = account->limit->amount;
+	state->used = account->current.used;
+	state->held = account->held;
+	state->length = period_length(&account->limit->period);
+	state->resets_at = account->current.end;
+}
+
+static void
+set_amount(Datum *values, int attnum, Amount amount)
+{
+	values[attnum - 1] = amount_get_datum(amount);
+}
+
+/* The row of an account as it is to be written */
+static void
+account_form(const Account *account, const AccountPeriod *p,
+			 Datum *values, bool *nulls)
+{
+	memset(nulls, false, Natts_usage_tracking * sizeof(bool));
+	values[Anum_usage_tracking_user_id - 1] = UUIDPGetDatum(&account->limits->user_id);
+	values[Anum_usage_tracking_metric - 1] = CStringGetTextDatum(account->limits->metric);
+	values[Anum_usage_tracking_period - 1] = CStringGetTextDatum(account->limit->period_name);
+	values[Anum_usage_tracking_period_start - 1] = TimestampTzGetDatum(p->start);
+	values[Anum_usage_tracking_period_end - 1] = TimestampTzGetDatum(p->end);
+	nulls[Anum_usage_tracking_period_end - 1] = (p->end == DT_NOEND);
+	set_amount(values, Anum_usage_tracking_used, p->used);
+	set_amount(values, Anum_usage_tracking_bonus_used, p->bonus_used);
+	set_amount(values, Anum_usage_tracking_overage, p->overage);
+	set_amount(values, Anum_usage_tracking_held, account->held);
+	values[Anum_usage_tracking_anchor - 1] = TimestampTzGetDatum(account->anchor);
+	nulls[Anum_usage_tracking_anchor - 1] = !account->has_anchor;
+}
+
+/*
+ * Lock an account, creating it if need be.  Only an account that is as it was
+ * read can be written; otherwise everything about it has to be read again after
+ * relations_refresh().
+ *
+ * Callers lock the accounts of a request in the order of (subject, metric,
+ * period name): whoever waits for an account holds only earlier ones, so no
+ * two calls wait for each other.
+ */
+AccountLock
+account_lock(RelationSet *set, Account *account)
+{
+	Datum		values[Natts_usage_tracking];
+	bool		nulls[Natts_usage_tracking];
+	AccountPeriod empty;
+
+	if (account->exists)
+	{
+		account->locked = (relation_lock(set, TABLE_USAGE_TRACKING, account->slot) ==
+						   ROW_UNCHANGED);
+		return account->locked ? ACCOUNT_UNCHANGED : ACCOUNT_CHANGED;
+	}
+
+	/* the current period, with nothing used of it */
+	memset(&empty, 0, sizeof(empty));
+	empty.start = account->current.start;
+	empty.end = account->current.end;
+	account_form(account, &empty, values, nulls);
+	if (relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls))
+		return ACCOUNT_CREATED;
+
+	if (guc_caller_snapshot_rules())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail("Another transaction created the account after this transaction's snapshot was taken."),
+				 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
+	return ACCOUNT_CHANGED;
+}
+
+/* Keep a closed period */
+static void
+write_history(RelationSet *set, const Account *account, TimestampTz closed_at)
+{
+	Datum		values[Natts_usage_history];
+	bool		nulls[Natts_usage_history] = {false};
+	const AccountPeriod *p = &account->closed;
+	pg_uuid_t	id;
+
+	id_generate(closed_at, &id, 1);
+	values[Anum_usage_history_id - 1] = UUIDPGetDatum(&id);
+	values[Anum_usage_history_user_id - 1] = UUIDPGetDatum(&account->limits->user_id);
+	values[Anum_usage_history_metric - 1] = CStringGetTextDatum(account->limits->metric);
+	values[Anum_usage_history_period - 1] = CStringGetTextDatum(account->limit->period_name);
+	values[Anum_usage_history_period_start - 1] = TimestampTzGetDatum(p->start);
+	values[Anum_usage_history_period_end - 1] = TimestampTzGetDatum(p->end);
+	set_amount(values, Anum_usage_history_used, p->used);
+	set_amount(values, Anum_usage_history_bonus_used, p->bonus_used);
+	set_amount(values, Anum_usage_history_overage, p->overage);
+	nulls[Anum_usage_history_limit_amount - 1] = account->limit->unlimited;
+	set_amount(values, Anum_usage_history_limit_amount, account->limit->amount);
+	values[Anum_usage_history_closed_at - 1] = TimestampTzGetDatum(closed_at);
+	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls);
+}
+
+/*
+ * Write account->current.  An account that is not locked is written only if
+ * nobody else has touched it since it was read; returns false, with nothing
+ * written, if somebody has.
+ */
+bool
+account_write(RelationSet *set, Account *account, TimestampTz now)
+{
+	Datum		values[Natts_usage_tracking];
+	bool		nulls[Natts_usage_tracking];
+
+	Assert(account->exists);
+	account_form(account, &account->current, values, nulls);
+	if (!relation_update(set, TABLE_USAGE_TRACKING, account->slot, values, nulls,
+						 account->locked))
+		return false;
+	if (account->closing)
+		write_history(set, account, now);
+	return true;
+}

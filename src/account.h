@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * account.h
+ *	  Accounts: what a subject has used of a metric in the current period.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_ACCOUNT_H
+#define QUOTA_ACCOUNT_H
+
+#include "decision.h"
+#include "limit.h"
+
+/* The counters of one period */
+typedef struct AccountPeriod
+{
+	TimestampTz start;
+	TimestampTz end;			/* DT_NOEND: never ends */
+	Amount		used;
+	Amount		bonus_used;
+	Amount		overage;
+} AccountPeriod;
+
+typedef struct Account
+{
+	const LimitSet *limits;
+	const QuotaLimit *limit;
+	TupleTableSlot *slot;		/* the row that was read, if any */
+	bool		exists;
+	bool		locked;			/* relation_lock() holds this version */
+	bool		closing;		/* "closed" is to go to the history */
+	AccountPeriod closed;
+	AccountPeriod current;		/* as of the time of the decision */
+	Amount		held;
+	bool		has_anchor;
+	TimestampTz anchor;			/* of a first_use limit */
+} Account;
+
+typedef enum AccountLock
+{
+	ACCOUNT_UNCHANGED,			/* locked, and as it was read */
+	ACCOUNT_CHANGED,			/* another transaction was there: read it again */
+	ACCOUNT_CREATED				/* new and locked: read it to write it */
+} AccountLock;
+
+extern void account_read(RelationSet *set, const LimitSet *limits,
+						 const QuotaLimit *limit, RelationView view, Account *account);
+extern void account_roll(Account *account, TimestampTz now);
+extern void account_state(const Account *account, WindowState *state);
+extern AccountLock account_lock(RelationSet *set, Account *account);
+extern bool account_write(RelationSet *set, Account *account, TimestampTz now);
+
+#endif							/* QUOTA_ACCOUNT_H */

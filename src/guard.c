@@ -1,0 +1,111 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.c
+ *	  Refusals that come before anything else, and checks of arguments.
+ *
+ * One condition, one function, one message.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+
+#include "amount_numeric.h"
+#include "guard.h"
+
+/*
+ * Refuse where nothing can be written: in a read-only transaction and on a
+ * standby (both 25006), and in a parallel worker or under a parallel plan.
+ */
+void
+guard_can_write(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}
+
+static void
+raise_null(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s must not be null", what)));
+}
+
+pg_uuid_t
+guard_user_id(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		raise_null("user id");
+	return *PG_GETARG_UUID_P(arg);
+}
+
+/* A metric's name as the caller gave it, palloc'd; whether it exists is not checked */
+char *
+guard_metric(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		raise_null("metric");
+	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+static text *
+guard_key(FunctionCallInfo fcinfo, int arg)
+{
+	text	   *key;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	key = PG_GETARG_TEXT_PP(arg);
+	if (VARSIZE_ANY_EXHDR(key) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("idempotency key must not be empty"),
+				 errhint("Pass NULL for a call without a key.")));
+	return key;
+}
+
+static Datum
+guard_metadata(FunctionCallInfo fcinfo, int arg)
+{
+	Jsonb	   *metadata;
+
+	if (PG_ARGISNULL(arg))
+		return (Datum) 0;
+	metadata = PG_GETARG_JSONB_P(arg);
+	if (!JB_ROOT_IS_OBJECT(metadata))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata must be a JSON object")));
+	if (VARSIZE(metadata) > REQUEST_MAX_METADATA)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata is too large"),
+				 errdetail("It has %zu bytes, at most %d are kept with an event.",
+						   (size_t) VARSIZE(metadata), REQUEST_MAX_METADATA),
+				 errhint("Store it in a table of your own, and its key in the metadata.")));
+	return JsonbPGetDatum(metadata);
+}
+
+/*
+ * Read the arguments (user id, metric, amount [, key, metadata]) of a call.
+ * Raises 22023 for anything that cannot be a request.
+ */
+void
+guard_request(FunctionCallInfo fcinfo, Request *request)
+{
+	memset(request, 0, sizeof(*request));
+	request->user_id = guard_user_id(fcinfo, 0);
+	request->metric = guard_metric(fcinfo, 1);
+	if (PG_ARGISNULL(2))
+		raise_null("amount");
+	request->amount = amount_from_argument(PG_GETARG_NUMERIC(2));
+	if (PG_NARGS() > 3)
+	{
+		request->key = guard_key(fcinfo, 3);
+		request->metadata = guard_metadata(fcinfo, 4);
+	}
+}

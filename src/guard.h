@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.h
+ *	  Refusals that come before anything else, and checks of arguments.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_GUARD_H
+#define QUOTA_GUARD_H
+
+#include "fmgr.h"
+#include "request.h"
+
+extern void guard_can_write(const char *function);
+extern void guard_request(FunctionCallInfo fcinfo, Request *request);
+extern pg_uuid_t guard_user_id(FunctionCallInfo fcinfo, int arg);
+extern char *guard_metric(FunctionCallInfo fcinfo, int arg);
+
+#endif							/* QUOTA_GUARD_H */

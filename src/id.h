@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * id.h
+ *	  Identifiers of entries, ordered by time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_ID_H
+#define QUOTA_ID_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+extern void id_generate(TimestampTz at, pg_uuid_t *ids, int n);
+
+#endif							/* QUOTA_ID_H */

@@ -1,0 +1,278 @@
+/*-------------------------------------------------------------------------
+ *
+ * limit_cache.c
+ *	  Metrics, plans and plan limits, cached in each session.
+ *
+ * These tables change rarely and are small, so the whole of them is read when
+ * anything in them changed.  What is read is what is committed now (and own
+ * changes), never the transaction's snapshot: the cache outlives transactions.
+ * catalog.c tells when it is out of date, also when a transaction whose own
+ * changes were read rolls back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "amount_numeric.h"
+#include "limit_cache.h"
+
+typedef struct LimitCache
+{
+	MemoryContext cxt;
+	CachedMetric *metrics;
+	int			nmetrics;
+	char	  **plans;
+	int			nplans;
+	CachedLimit *limits;
+	int			nlimits;
+} LimitCache;
+
+static LimitCache *cache = NULL;
+static uint64 cache_generation = 0;
+
+static bool no_overrides = false;
+static uint64 overrides_generation = 0;
+
+static char *
+text_attr(TupleTableSlot *slot, int attnum)
+{
+	bool		isnull;
+	Datum		datum = slot_getattr(slot, attnum, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(datum);
+}
+
+/* Make room for one more element in a palloc'd array, doubling it */
+static void *
+grow(void *array, int n, Size size)
+{
+	if (array == NULL)
+		return palloc(8 * size);
+	if (n >= 8 && (n & (n - 1)) == 0)
+		return repalloc(array, 2 * n * size);
+	return array;
+}
+
+static void
+read_metric(TupleTableSlot *slot, void *arg)
+{
+	LimitCache *c = arg;
+	CachedMetric *m;
+	char	   *kind = text_attr(slot, Anum_metrics_kind);
+
+	c->metrics = grow(c->metrics, c->nmetrics, sizeof(CachedMetric));
+	m = &c->metrics[c->nmetrics++];
+	m->name = m->metric = text_attr(slot, Anum_metrics_metric);
+	m->kind = strcmp(kind, "gauge") == 0 ? METRIC_GAUGE :
+		strcmp(kind, "feature") == 0 ? METRIC_FEATURE : METRIC_COUNTER;
+	m->is_alias = false;
+}
+
+static void
+read_alias(TupleTableSlot *slot, void *arg)
+{
+	LimitCache *c = arg;
+	CachedMetric *m;
+
+	c->metrics = grow(c->metrics, c->nmetrics, sizeof(CachedMetric));
+	m = &c->metrics[c->nmetrics++];
+	m->name = text_attr(slot, Anum_metric_aliases_alias);
+	m->metric = text_attr(slot, Anum_metric_aliases_metric);
+	m->kind = METRIC_COUNTER;	/* looked up by the metric's own name */
+	m->is_alias = true;
+}
+
+static void
+read_plan(TupleTableSlot *slot, void *arg)
+{
+	LimitCache *c = arg;
+
+	c->plans = grow(c->plans, c->nplans, sizeof(char *));
+	c->plans[c->nplans++] = text_attr(slot, Anum_plans_plan);
+}
+
+static void
+read_limit(TupleTableSlot *slot, void *arg)
+{
+	LimitCache *c = arg;
+	CachedLimit *l;
+	char	   *period = text_attr(slot, Anum_plan_limits_period);
+	char	   *anchor = text_attr(slot, Anum_plan_limits_anchor);
+	bool		unlimited;
+	Datum		amount = slot_getattr(slot, Anum_plan_limits_limit_amount, &unlimited);
+
+	c->limits = grow(c->limits, c->nlimits, sizeof(CachedLimit));
+	l = &c->limits[c->nlimits++];
+	l->plan = text_attr(slot, Anum_plan_limits_plan);
+	l->metric = text_attr(slot, Anum_plan_limits_metric);
+	if (!period_parse(period, &l->limit.period))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("plan \"%s\" limits \"%s\" by an unknown period \"%s\"",
+						l->plan, l->metric, period)));
+	period_name(&l->limit.period, l->limit.period_name);
+	l->limit.anchor = strcmp(anchor, "subscription") == 0 ? ANCHOR_SUBSCRIPTION :
+		strcmp(anchor, "first_use") == 0 ? ANCHOR_FIRST_USE : ANCHOR_CALENDAR;
+	l->limit.unlimited = unlimited;
+	l->limit.amount = unlimited ? 0 : amount_from_datum(amount);
+}
+
+/* A metric goes before an alias of the same name */
+static int
+compare_metrics(const void *a, const void *b)
+{
+	const CachedMetric *x = a;
+	const CachedMetric *y = b;
+	int			c = strcmp(x->name, y->name);
+
+	return c != 0 ? c : (int) x->is_alias - (int) y->is_alias;
+}
+
+static int
+compare_plans(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+static int
+compare_limits(const void *a, const void *b)
+{
+	const CachedLimit *x = a;
+	const CachedLimit *y = b;
+	int			c = strcmp(x->plan, y->plan);
+
+	if (c == 0)
+		c = strcmp(x->metric, y->metric);
+	return c != 0 ? c : strcmp(x->limit.period_name, y->limit.period_name);
+}
+
+/*
+ * Read the tables into a new cache and swap it in.  An error on the way leaves
+ * the old one, still known to be out of date.
+ */
+static void
+load_cache(uint64 generation)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext,
+											  "quota limits",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	LimitCache *c = palloc0(sizeof(LimitCache));
+
+	c->cxt = cxt;
+	relation_read_all(TABLE_METRICS, read_metric, c);
+	relation_read_all(TABLE_METRIC_ALIASES, read_alias, c);
+	relation_read_all(TABLE_PLANS, read_plan, c);
+	relation_read_all(TABLE_PLAN_LIMITS, read_limit, c);
+	MemoryContextSwitchTo(old);
+
+	if (c->nmetrics > 0)
+		qsort(c->metrics, c->nmetrics, sizeof(CachedMetric), compare_metrics);
+	if (c->nplans > 0)
+		qsort(c->plans, c->nplans, sizeof(char *), compare_plans);
+	if (c->nlimits > 0)
+		qsort(c->limits, c->nlimits, sizeof(CachedLimit), compare_limits);
+
+	MemoryContextSetParent(cxt, CacheMemoryContext);
+	if (cache)
+		MemoryContextDelete(cache->cxt);
+	cache = c;
+	cache_generation = generation;
+}
+
+/* The cache, no older than the last invalidation that has arrived */
+static LimitCache *
+current_cache(void)
+{
+	uint64		generation = catalog_limits_generation();
+
+	if (cache == NULL || cache_generation != generation)
+		load_cache(generation);
+	return cache;
+}
+
+/* The metric that a name or an alias stands for, or NULL */
+const CachedMetric *
+limit_cache_metric(const char *name)
+{
+	LimitCache *c = current_cache();
+	int			lo = 0;
+	int			hi = c->nmetrics;
+
+	while (lo < hi)
+	{
+		int			mid = (lo + hi) / 2;
+
+		if (strcmp(c->metrics[mid].name, name) < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo >= c->nmetrics || strcmp(c->metrics[lo].name, name) != 0)
+		return NULL;
+	if (c->metrics[lo].is_alias)
+		return limit_cache_metric(c->metrics[lo].metric);
+	return &c->metrics[lo];
+}
+
+bool
+limit_cache_plan_exists(const char *plan)
+{
+	LimitCache *c = current_cache();
+
+	return c->nplans > 0 &&
+		bsearch(&plan, c->plans, c->nplans, sizeof(char *), compare_plans) != NULL;
+}
+
+/*
+ * The limits of a plan on a metric, or, with metric NULL, on all metrics:
+ * returns how many, and a pointer to the first of them in an array that is
+ * sorted by metric and period name.
+ */
+int
+limit_cache_plan_limits(const char *plan, const char *metric,
+						const CachedLimit **first)
+{
+	LimitCache *c = current_cache();
+	int			lo = 0;
+	int			hi = c->nlimits;
+	int			n = 0;
+
+	while (lo < hi)
+	{
+		CachedLimit *l = &c->limits[(lo + hi) / 2];
+		int			cmp = strcmp(l->plan, plan);
+
+		if (cmp == 0 && metric)
+			cmp = strcmp(l->metric, metric);
+		if (cmp < 0)
+			lo = (lo + hi) / 2 + 1;
+		else
+			hi = (lo + hi) / 2;
+	}
+	*first = &c->limits[lo];
+	while (lo + n < c->nlimits && strcmp(c->limits[lo + n].plan, plan) == 0 &&
+		   (metric == NULL || strcmp(c->limits[lo + n].metric, metric) == 0))
+		n++;
+	return n;
+}
+
+/*
+ * Is the table of overrides known to be empty?  Most databases have none, and
+ * then no call needs to look.
+ */
+bool
+limit_cache_no_overrides(void)
+{
+	uint64		generation = catalog_overrides_generation();
+
+	if (overrides_generation != generation)
+	{
+		no_overrides = relation_is_empty(TABLE_LIMIT_OVERRIDES);
+		overrides_generation = generation;
+	}
+	return no_overrides;
+}

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * outcome.h
+ *	  The answer to a request, and its SQL type quota.outcome.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_OUTCOME_H
+#define QUOTA_OUTCOME_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+#include "decision.h"
+
+typedef struct Outcome
+{
+	bool		allowed;
+	bool		already_processed;
+	bool		unlimited;		/* remaining and limit_amount are null */
+	bool		no_limit;		/* no window: also limit_amount is null */
+	Amount		remaining;
+	Amount		limit_amount;
+	Amount		bonus_used;
+	const char *reason;
+	const char *metric;
+	const char *period;			/* NULL if no_limit */
+	Amount		used;
+	Amount		bonus_remaining;
+	Amount		overage;
+	TimestampTz period_start;	/* null if no_limit */
+	TimestampTz resets_at;		/* DT_NOEND = null */
+	int64		retry_after;	/* microseconds; DECISION_NEVER = null */
+	bool		has_event;
+	pg_uuid_t	event_id;
+} Outcome;
+
+extern Datum outcome_get_datum(const Outcome *outcome);
+extern void outcome_from_datum(Datum datum, Outcome *outcome);
+
+#endif							/* QUOTA_OUTCOME_H */

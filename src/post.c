@@ -1,0 +1,344 @@
+/*-------------------------------------------------------------------------
+ *
+ * post.c
+ *	  The engine: decides a request and records it.
+ *
+ *	resolve limits -> read accounts -> time -> roll periods -> replay probe
+ *	-> bonuses -> DECIDE -> lock -> write -> outcome
+ *
+ * Concurrency
+ *
+ * A request is decided on what was read without a lock, and then written only
+ * if the accounts are still what was read:
+ *
+ * - One account and no bonus: the account is updated if it is unchanged.
+ * - Otherwise all accounts of the request are locked, in the order of subject,
+ *   metric and period name, then the bonuses that pay.  If all are unchanged,
+ *   they are written.
+ * - If anything has changed, or had to be created, everything is read and
+ *   decided again, now with the locks held, so that the second try succeeds.
+ *
+ * This is exact because every grant changes an account of its subject and
+ * metric: as long as the accounts are unchanged, no other call has moved quota,
+ * taken from a bonus or used a key in between.
+ *
+ * A denial is written without any lock.  What was read was committed, and said
+ * that there is no room; whatever is in progress elsewhere comes after this call.
+ * So a flood of refused calls neither waits nor makes others wait.
+ *
+ * The clock is read after the accounts: whoever is later in an account's chain
+ * of versions has a later time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "audit.h"
+#include "errors.h"
+#include "guc.h"
+#include "id.h"
+#include "ledger.h"
+#include "post.h"
+
+/*
+ * Each try but the first holds the locks of the one before, so more than a few
+ * are possible only if limits change all the time, or if a trigger suppresses
+ * the rows of accounts.
+ */
+#define MAX_TRIES	100
+
+/*
+ * Read the limits and accounts of a charge and settle the time of the decision.
+ * Returns false if an override expired meanwhile: the caller tries again with
+ * not_before = charge->now.
+ */
+bool
+charge_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+			RelationView view, TimestampTz not_before, Charge *charge)
+{
+	LimitSet   *limits = &charge->limits;
+
+	memset(charge, 0, sizeof(*charge));
+	limit_resolve(set, user_id, metric, Max(clock_now(), not_before), limits);
+
+	charge->accounts = palloc0((limits->nlimits + 1) * sizeof(Account));
+	for (int i = 0; i < limits->nlimits; i++)
+		account_read(set, limits, &limits->limits[i], view, &charge->accounts[i]);
+
+	charge->now = Max(clock_now(), not_before);
+	for (int i = 0; i < limits->nlimits; i++)
+		if (charge->accounts[i].exists)
+			charge->now = Max(charge->now, charge->accounts[i].current.start);
+	if (charge->now >= limits->valid_until)
+		return false;
+
+	for (int i = 0; i < limits->nlimits; i++)
+		account_roll(&charge->accounts[i], charge->now);
+	return true;
+}
+
+/* Read the bonuses of a charge that charge_read() read, and decide it */
+void
+charge_decide(RelationSet *set, Charge *charge, Amount amount, RelationView view)
+{
+	LimitSet   *limits = &charge->limits;
+	DecisionInput in;
+
+	charge->states = palloc((limits->nlimits + 1) * sizeof(WindowState));
+	for (int i = 0; i < limits->nlimits; i++)
+		account_state(&charge->accounts[i], &charge->states[i]);
+
+	memset(&charge->bonuses, 0, sizeof(BonusSet));
+	if (limits->nlimits > 0)
+		bonus_read(set, &limits->user_id, limits->metric, charge->now, view,
+				   &charge->bonuses);
+
+	in.amount = amount;
+	in.now = charge->now;
+	in.limits = charge->states;
+	in.nlimits = limits->nlimits;
+	in.allowance = limits->allowance;
+	in.bonuses = charge->bonuses.bonuses;
+	in.nbonuses = charge->bonuses.n;
+	decide(&in, &charge->decision);
+}
+
+/* The answer that a decision gives, telling the state that "report" tells */
+static void
+charge_outcome(const Charge *charge, const LimitReport *report, Outcome *o)
+{
+	const Decision *d = &charge->decision;
+
+	memset(o, 0, sizeof(*o));
+	o->allowed = d->allowed;
+	o->reason = decision_reason_name(d->reason);
+	o->metric = charge->limits.metric;
+	o->bonus_used = d->from_bonus;
+	o->remaining = report->remaining;
+	o->unlimited = report->unlimited;
+	o->used = report->used;
+	o->bonus_remaining = report->bonus_remaining;
+	o->retry_after = d->retry_after;
+	o->resets_at = DT_NOEND;
+	o->no_limit = (report->binding < 0);
+	if (!o->no_limit)
+	{
+		const Account *account = &charge->accounts[report->binding];
+
+		o->limit_amount = account->limit->amount;
+		o->period = account->limit->period_name;
+		o->period_start = account->current.start;
+		o->resets_at = account->current.end;
+	}
+}
+
+/* Add to the accounts what the decision charges them */
+static void
+charge_apply(Charge *charge, Amount amount)
+{
+	for (int i = 0; i < charge->limits.nlimits; i++)
+	{
+		AccountPeriod *p = &charge->accounts[i].current;
+
+		if (i == charge->limits.allowance)
+		{
+			p->used += charge->decision.from_allowance;
+			p->bonus_used += charge->decision.from_bonus;
+		}
+		else
+			p->used += amount;
+	}
+}
+
+/* Lock all accounts of a charge; true if all are as they were read */
+static bool
+charge_lock(RelationSet *set, Charge *charge, bool *waited)
+{
+	bool		unchanged = true;
+
+	for (int i = 0; i < charge->limits.nlimits; i++)
+	{
+		AccountLock lock = account_lock(set, &charge->accounts[i]);
+
+		if (lock == ACCOUNT_CHANGED)
+			*waited = true;
+		if (lock != ACCOUNT_UNCHANGED)
+			unchanged = false;
+	}
+	return unchanged;
+}
+
+/*
+ * Write the accounts and bonuses of a granted charge.  Returns false, with
+ * nothing written, if they are not as they were read; then they are locked.
+ * A call that has had to wait before holds the lock already.
+ */
+static bool
+charge_write(RelationSet *set, Charge *charge, Amount amount, bool *waited)
+{
+	charge_apply(charge, amount);
+
+	if (charge->limits.nlimits == 1 && charge->accounts[0].exists &&
+		charge->decision.from_bonus == 0 && !*waited)
+	{
+		if (account_write(set, &charge->accounts[0], charge->now))
+			return true;
+		*waited = true;
+	}
+
+	if (!charge_lock(set, charge, waited))
+		return false;
+	if (charge->decision.from_bonus > 0 &&
+		!bonus_lock_and_take(set, &charge->bonuses))
+		return false;
+	for (int i = 0; i < charge->limits.nlimits; i++)
+		(void) account_write(set, &charge->accounts[i], charge->now);
+	return true;
+}
+
+/*
+ * The answer for a key that was used before: the first answer again, or, if the
+ * amount is another one, a conflict that tells the present state.
+ */
+static void
+answer_again(RelationSet *set, const Request *request, RelationView view,
+			 Amount first_amount, Charge *charge, Outcome *outcome)
+{
+	if (first_amount == request->amount)
+	{
+		outcome->already_processed = true;
+		return;
+	}
+	charge_decide(set, charge, request->amount, view);
+	charge->decision.allowed = false;
+	charge->decision.reason = REASON_IDEMPOTENCY_CONFLICT;
+	charge->decision.from_bonus = 0;
+	charge->decision.retry_after = DECISION_NEVER;
+	charge_outcome(charge, &charge->decision.before, outcome);
+}
+
+/* Record a request that was granted and written */
+static void
+record_grant(RelationSet *set, const Request *request, const KeyHash *key,
+			 Charge *charge, Outcome *outcome, bool waited)
+{
+	pg_uuid_t	ids[2];
+
+	id_generate(charge->now, ids, 2);
+	charge_outcome(charge, &charge->decision.after, outcome);
+	outcome->has_event = true;
+	outcome->event_id = ids[0];
+	ledger_insert(set, request, &charge->limits, key, outcome, charge->now);
+	bonus_record(set, &charge->bonuses, &outcome->event_id);
+	audit_insert(set, request, outcome, &ids[1], waited, charge->now);
+}
+
+/* Record a request that moved nothing */
+static void
+record_refusal(RelationSet *set, const Request *request, const Charge *charge,
+			   const Outcome *outcome, bool waited)
+{
+	pg_uuid_t	id;
+
+	id_generate(charge->now, &id, 1);
+	audit_insert(set, request, outcome, &id, waited, charge->now);
+}
+
+/* Try once; returns false if everything has to be read and decided again */
+static bool
+try_post(RelationSet *set, const Request *request, const char *metric,
+		 const KeyHash *key, Charge *charge, Outcome *outcome,
+		 bool *confirm, bool *waited)
+{
+	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
+	Amount		first_amount;
+
+	if (!charge_read(set, &request->user_id, metric, view, charge->now, charge))
+		return false;
+
+	if (key && ledger_find_key(set, key, &first_amount, outcome))
+	{
+		answer_again(set, request, view, first_amount, charge, outcome);
+		record_refusal(set, request, charge, outcome, *waited);
+		return true;
+	}
+
+	charge_decide(set, charge, request->amount, view);
+	if (request->dry_run)
+	{
+		charge_outcome(charge, &charge->decision.before, outcome);
+		return true;
+	}
+
+	if (charge->decision.allowed)
+	{
+		if (!charge_write(set, charge, request->amount, waited))
+			return false;
+		record_grant(set, request, key, charge, outcome, *waited);
+		return true;
+	}
+
+	if (*confirm)
+	{
+		*confirm = false;
+		return false;
+	}
+	charge_outcome(charge, &charge->decision.before, outcome);
+	record_refusal(set, request, charge, outcome, *waited);
+	return true;
+}
+
+static void
+copy_strings(Outcome *outcome)
+{
+	outcome->reason = pstrdup(outcome->reason);
+	outcome->metric = pstrdup(outcome->metric);
+	if (outcome->period)
+		outcome->period = pstrdup(outcome->period);
+}
+
+/*
+ * Decide a request and, unless it is a dry run, record it in the caller's
+ * transaction.  The caller has validated the request, and made sure that writing
+ * is possible.  Strings of the outcome are palloc'd in the current context.
+ *
+ * Raises QU002 and QU003 for unknown names, 40001 where the caller's snapshot
+ * rules and another transaction was faster.
+ */
+void
+post(const Request *request, Outcome *outcome)
+{
+	RelationSet *set = relations_begin(!request->dry_run);
+	MemoryContext old = MemoryContextSwitchTo(relations_context(set));
+	Charge		charge = {.now = DT_NOBEGIN};
+	char	   *metric = limit_metric_name(request->metric);
+	KeyHash		key;
+	bool		confirm = !request->dry_run && relation_view_can_miss(VIEW_LATEST) &&
+		!guc_caller_snapshot_rules();
+	bool		waited = false;
+	int			tries = 0;
+
+	if (request->key)
+		ledger_hash_key(&request->user_id, metric, request->key, &key);
+
+	while (!try_post(set, request, metric, request->key ? &key : NULL, &charge,
+					 outcome, &confirm, &waited))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (++tries >= MAX_TRIES)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not settle the accounts of metric \"%s\" in %d tries",
+							metric, MAX_TRIES),
+					 errhint("Retry the transaction; if it fails again, check the triggers on quota.usage_tracking.")));
+		if (!request->dry_run)
+			relations_refresh(set);
+	}
+
+	MemoryContextSwitchTo(old);
+	copy_strings(outcome);
+	relations_end(set);
+}

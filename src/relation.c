@@ -1,0 +1,649 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.c
+ *	  Reading, locking and writing rows of the extension's tables without SQL.
+ *
+ * The only file that knows the table access method.  It knows rows, not what
+ * they mean.
+ *
+ * Locking contract
+ *
+ * - A call holds RowExclusiveLock on the tables it writes (AccessShareLock on
+ *   those it reads) until the transaction ends, as the executor would.
+ * - A row is written only in the version that was read: relation_update()
+ *   without a lock returns false when the row has changed or is being changed
+ *   and nothing was written; with a lock from relation_lock() it succeeds.
+ * - relation_lock() waits for whoever holds the row, and takes a lock that lets
+ *   foreign-key checks through (no key column ever changes).  It reports
+ *   whether the row is still the one that was read, because then all that was
+ *   concluded from it holds.  Where the caller's snapshot rules, a row that
+ *   changed raises 40001, as an UPDATE would.
+ * - Reads with VIEW_LATEST must not enter the bookkeeping of SERIALIZABLE, or
+ *   different users would fail each other's transactions over shared index
+ *   pages.  Only reads that are not MVCC stay out of it, and such a read can
+ *   miss a row that moves while it looks: see relation_view_can_miss().
+ *
+ * Access rights are not checked here: EXECUTE on the function that was called
+ * is the permission.  Triggers that the DBA added run as the table's owner, as
+ * they would under a SECURITY DEFINER function.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_relation.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#define QUOTA_COMPAT_EXECUTOR
+#include "compat.h"
+#include "guc.h"
+#include "relation.h"
+
+#define INDEX_MAX_LOOKUP_KEYS	3
+
+/* Which table an index belongs to, and how its columns compare */
+static const struct
+{
+	QuotaTable	table;
+	RegProcedure equal[INDEX_MAX_LOOKUP_KEYS];
+}			index_info[INDEX_COUNT] =
+{
+	[INDEX_SUBSCRIPTIONS_PKEY] = {TABLE_SUBSCRIPTIONS, {F_UUID_EQ}},
+	[INDEX_LIMIT_OVERRIDES_LOOKUP] = {TABLE_LIMIT_OVERRIDES, {F_UUID_EQ, F_TEXTEQ}},
+	[INDEX_USAGE_TRACKING_QUOTA_LOOKUP] = {TABLE_USAGE_TRACKING, {F_UUID_EQ, F_TEXTEQ, F_TEXTEQ}},
+	[INDEX_USER_BONUSES_AVAILABLE] = {TABLE_USER_BONUSES, {F_UUID_EQ, F_TEXTEQ}},
+	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = {TABLE_USAGE_EVENTS, {F_BYTEAEQ}},
+};
+
+/* The tables that one call has opened, and what it needs to write them */
+struct RelationSet
+{
+	bool		writing;
+	EState	   *estate;			/* owns the memory, the slots, the triggers */
+	Relation	rels[TABLE_COUNT];
+	ResultRelInfo *rris[TABLE_COUNT];
+	TupleTableSlot *new_rows[TABLE_COUNT];
+	Snapshot	latest;			/* registered, or NULL */
+	bool		owner_set;		/* running as the owner of the tables */
+	Oid			caller;
+	int			caller_context;
+};
+
+struct RelationScan
+{
+	IndexScanDesc scan;
+	Relation	index;
+};
+
+/* ---------------------------------------------------------------------------
+ * One call
+ * ------------------------------------------------------------------------- */
+
+/*
+ * Start a call.  A writing call sees what its own transaction did before, by a
+ * snapshot of its own; one that only reads uses the caller's active snapshot.
+ * The caller switches to relations_context() for whatever need not outlive
+ * relations_end().
+ */
+RelationSet *
+relations_begin(bool writing)
+{
+	EState	   *estate = CreateExecutorState();
+	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+	RelationSet *set = palloc0(sizeof(RelationSet));
+
+	set->writing = writing;
+	set->estate = estate;
+
+	if (writing)
+	{
+		List	   *range_table = NIL;
+
+		for (int i = 0; i < TABLE_COUNT; i++)
+		{
+			RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+			rte->rtekind = RTE_RELATION;
+			rte->relid = catalog_table(i);
+			rte->relkind = RELKIND_RELATION;
+			rte->rellockmode = RowExclusiveLock;
+			range_table = lappend(range_table, rte);
+		}
+		compat_init_range_table(estate, range_table);
+		AfterTriggerBeginQuery();
+		CommandCounterIncrement();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		estate->es_output_cid = GetCurrentCommandId(true);
+	}
+	estate->es_snapshot = GetActiveSnapshot();
+
+	MemoryContextSwitchTo(old);
+	return set;
+}
+
+static void
+drop_latest(RelationSet *set)
+{
+	if (set->latest)
+		UnregisterSnapshot(set->latest);
+	set->latest = NULL;
+}
+
+/*
+ * See what was committed since (in READ COMMITTED, or with VIEW_LATEST) and
+ * what this call itself wrote.
+ */
+void
+relations_refresh(RelationSet *set)
+{
+	Assert(set->writing);
+	drop_latest(set);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	set->estate->es_snapshot = GetActiveSnapshot();
+	set->estate->es_output_cid = GetCurrentCommandId(true);
+}
+
+/*
+ * End a call: fires the AFTER triggers of what was written and releases
+ * everything but locks.  After an error the transaction's abort does this.
+ */
+void
+relations_end(RelationSet *set)
+{
+	EState	   *estate = set->estate;
+
+	if (set->writing)
+		AfterTriggerEndQuery(estate);
+	drop_latest(set);
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	if (set->writing)
+	{
+		ExecCloseResultRelations(estate);
+		PopActiveSnapshot();
+	}
+	for (int i = 0; i < TABLE_COUNT; i++)
+		if (set->rels[i])
+			table_close(set->rels[i], NoLock);
+	if (set->owner_set)
+		SetUserIdAndSecContext(set->caller, set->caller_context);
+	FreeExecutorState(estate);
+}
+
+/* Memory that lives until relations_end() */
+MemoryContext
+relations_context(RelationSet *set)
+{
+	return set->estate->es_query_cxt;
+}
+
+static void
+check_columns(Relation rel, QuotaTable table)
+{
+	if (RelationGetDescr(rel)->natts < catalog_natts(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" is older than the library of extension \"quota\"",
+						RelationGetRelationName(rel)),
+				 errdetail("The table has %d columns, the library knows %d.",
+						   RelationGetDescr(rel)->natts, catalog_natts(table)),
+				 errhint("Run ALTER EXTENSION quota UPDATE.")));
+}
+
+static Relation
+open_table(RelationSet *set, QuotaTable table)
+{
+	if (set->rels[table] == NULL)
+	{
+		bool		write = set->writing && table >= TABLE_FIRST_WRITTEN;
+		Relation	rel = table_open(catalog_table(table),
+									 write ? RowExclusiveLock : AccessShareLock);
+
+		check_columns(rel, table);
+		set->rels[table] = rel;
+	}
+	return set->rels[table];
+}
+
+/* Open a table for writing, with what triggers and constraints need */
+static ResultRelInfo *
+open_result(RelationSet *set, QuotaTable table)
+{
+	if (set->rris[table] == NULL)
+	{
+		Relation	rel = open_table(set, table);
+		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+		ResultRelInfo *rri = makeNode(ResultRelInfo);
+
+		InitResultRelInfo(rri, rel, table + 1, NULL, 0);
+		set->estate->es_opened_result_relations =
+			lappend(set->estate->es_opened_result_relations, rri);
+		set->new_rows[table] = ExecAllocTableSlot(&set->estate->es_tupleTable,
+												  RelationGetDescr(rel), &TTSOpsVirtual);
+		set->rris[table] = rri;
+		MemoryContextSwitchTo(old);
+
+		if (!set->owner_set)
+		{
+			GetUserIdAndSecContext(&set->caller, &set->caller_context);
+			SetUserIdAndSecContext(rel->rd_rel->relowner,
+								   set->caller_context | SECURITY_LOCAL_USERID_CHANGE);
+			set->owner_set = true;
+		}
+	}
+	return set->rris[table];
+}
+
+/* Accounts may be inserted speculatively, which needs more of the indexes */
+static void
+open_indexes(ResultRelInfo *rri, QuotaTable table)
+{
+	if (rri->ri_IndexRelationDescs == NULL)
+		ExecOpenIndices(rri, table == TABLE_USAGE_TRACKING);
+}
+
+/* A slot that can hold a row of the table; lives until relations_end() */
+TupleTableSlot *
+relation_slot(RelationSet *set, QuotaTable table)
+{
+	Relation	rel = open_table(set, table);
+	MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+	TupleTableSlot *slot = table_slot_create(rel, &set->estate->es_tupleTable);
+
+	MemoryContextSwitchTo(old);
+	return slot;
+}
+
+/* ---------------------------------------------------------------------------
+ * Reading
+ * ------------------------------------------------------------------------- */
+
+/*
+ * Can a read with this view overlook a row that exists?  It can where it must
+ * stay out of the bookkeeping of SERIALIZABLE: a row that another transaction
+ * moves is passed by when its new version is visited before the commit and its
+ * old version after.  A caller then looks a second time before it concludes
+ * that something does not exist.
+ */
+bool
+relation_view_can_miss(RelationView view)
+{
+	return view == VIEW_LATEST && IsolationIsSerializable();
+}
+
+static Snapshot
+view_snapshot(RelationSet *set, RelationView view)
+{
+	if (view == VIEW_CALLER || !IsolationUsesXactSnapshot())
+		return GetActiveSnapshot();
+	if (relation_view_can_miss(view))
+		return SnapshotSelf;
+	if (set->latest == NULL)
+		set->latest = RegisterSnapshot(GetLatestSnapshot());
+	return set->latest;
+}
+
+static RelationScan *
+scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
+		   Snapshot snapshot)
+{
+	Relation	rel = open_table(set, index_info[index].table);
+	RelationScan *scan = palloc(sizeof(RelationScan));
+	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS];
+
+	for (int i = 0; i < nkeys; i++)
+		ScanKeyInit(&skeys[i], i + 1, BTEqualStrategyNumber,
+					index_info[index].equal[i], keys[i]);
+
+	scan->index = index_open(catalog_index(index), AccessShareLock);
+	scan->scan = compat_index_beginscan(rel, scan->index, snapshot, nkeys);
+	index_rescan(scan->scan, skeys, nkeys, NULL, 0);
+	return scan;
+}
+
+/* Begin to read all rows that match the first nkeys columns of an index */
+RelationScan *
+relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
+					const Datum *keys, RelationView view)
+{
+	return scan_begin(set, index, nkeys, keys, view_snapshot(set, view));
+}
+
+bool
+relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
+{
+	return index_getnext_slot(scan->scan, ForwardScanDirection, slot);
+}
+
+void
+relation_scan_end(RelationScan *scan)
+{
+	index_endscan(scan->scan);
+	index_close(scan->index, NoLock);
+	pfree(scan);
+}
+
+static bool
+find_once(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
+		  Snapshot snapshot, TupleTableSlot *slot)
+{
+	RelationScan *scan = scan_begin(set, index, nkeys, keys, snapshot);
+	bool		found = relation_scan_next(scan, slot);
+
+	relation_scan_end(scan);
+	return found;
+}
+
+/*
+ * Find the row with a unique key.  Returns false if there is none.
+ *
+ * A SERIALIZABLE caller's own view is read in two steps: find the row outside
+ * the bookkeeping, then fetch it by its address through the snapshot.  That
+ * registers the read of this row, and not of the index page, which it shares
+ * with other users.  If there is no row, none has to be registered: an absent
+ * account is one with all its room, and creating it meets the unique index.
+ */
+bool
+relation_find(RelationSet *set, QuotaIndex index, int nkeys,
+			  const Datum *keys, RelationView view, TupleTableSlot *slot)
+{
+	if (IsolationIsSerializable())
+	{
+		Relation	rel = open_table(set, index_info[index].table);
+		ItemPointerData tid;
+
+		/* the second look is for relation_view_can_miss() */
+		if (!find_once(set, index, nkeys, keys, SnapshotSelf, slot) &&
+			!find_once(set, index, nkeys, keys, SnapshotSelf, slot))
+			return false;
+		if (view == VIEW_LATEST)
+			return true;
+
+		tid = slot->tts_tid;
+		ExecClearTuple(slot);
+		if (table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
+			return true;
+	}
+	return find_once(set, index, nkeys, keys, view_snapshot(set, view), slot);
+}
+
+/* Is a row that VIEW_LATEST returned visible to the caller's snapshot, too? */
+bool
+relation_visible_to_caller(RelationSet *set, QuotaTable table,
+						   TupleTableSlot *slot)
+{
+	return table_tuple_satisfies_snapshot(open_table(set, table), slot,
+										  GetActiveSnapshot());
+}
+
+/*
+ * Hand every row of a small table, as it is committed now, to a function.
+ * Outside of a call, because the result is cached across calls.
+ */
+void
+relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg),
+				  void *arg)
+{
+	Relation	rel = table_open(catalog_table(table), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+
+	check_columns(rel, table);
+	slot = table_slot_create(rel, NULL);
+	scan = table_beginscan(rel, snapshot, 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		row(slot, arg);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+}
+
+/* Has the table no row that is committed or ours? */
+bool
+relation_is_empty(QuotaTable table)
+{
+	Relation	rel = table_open(catalog_table(table), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	bool		empty = !table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return empty;
+}
+
+/* ---------------------------------------------------------------------------
+ * Locking and writing
+ * ------------------------------------------------------------------------- */
+
+/*
+ * Lock the row that the slot holds, waiting for transactions that are changing
+ * it.  Afterwards the slot holds the locked version.
+ */
+RowLock
+relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
+{
+	Relation	rel = open_table(set, table);
+	ItemPointerData tid = slot->tts_tid;
+	TM_FailureData tmfd;
+	TM_Result	result;
+
+	result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
+							  set->estate->es_output_cid,
+							  LockTupleNoKeyExclusive, LockWaitBlock,
+							  guc_caller_snapshot_rules() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+							  &tmfd);
+	switch (result)
+	{
+		case TM_Ok:
+			return tmfd.traversed ? ROW_CHANGED : ROW_UNCHANGED;
+
+		case TM_Updated:
+		case TM_Deleted:
+			if (guc_caller_snapshot_rules())
+				ereport(ERROR,
+						(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						 errmsg("could not serialize access due to concurrent update"),
+						 errdetail("Another transaction changed a row of \"%s\" after this transaction's snapshot was taken.",
+								   RelationGetRelationName(rel)),
+						 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
+			ExecClearTuple(slot);
+			return ROW_GONE;
+
+		default:
+
+			/*
+			 * The row was read by a snapshot that sees all earlier commands,
+			 * so neither invisible nor self-modified can happen, unless a
+			 * trigger on the table interferes.
+			 */
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+					 errmsg("row of \"%s\" was changed by the operation that is reading it",
+							RelationGetRelationName(rel)),
+					 errhint("Check the triggers on the table.")));
+	}
+	return ROW_GONE;			/* keep compiler quiet */
+}
+
+/*
+ * Fill the table's slot for new rows.  Columns that the library does not know,
+ * because the DBA added them, keep the old row's values, or are null.
+ */
+static TupleTableSlot *
+form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
+		 const Datum *values, const bool *nulls)
+{
+	TupleTableSlot *slot = set->new_rows[table];
+	int			known = catalog_natts(table);
+	int			natts = slot->tts_tupleDescriptor->natts;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, known * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, known * sizeof(bool));
+	if (natts > known && old)
+	{
+		slot_getallattrs(old);
+		memcpy(slot->tts_values + known, old->tts_values + known,
+			   (natts - known) * sizeof(Datum));
+		memcpy(slot->tts_isnull + known, old->tts_isnull + known,
+			   (natts - known) * sizeof(bool));
+	}
+	else if (natts > known)
+		memset(slot->tts_isnull + known, true, natts - known);
+	return ExecStoreVirtualTuple(slot);
+}
+
+/* Does an update of the table need nothing but the row and its indexes? */
+static bool
+update_is_plain(Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	return rel->trigdesc == NULL &&
+		(constr == NULL || (constr->num_check == 0 && !constr->has_generated_stored));
+}
+
+/*
+ * Replace the row that the slot "old" holds.  If "locked", relation_lock() said
+ * so in this call, and the update succeeds.  Otherwise returns false, having
+ * written nothing, when the row has changed, or is being changed, or when
+ * triggers or constraints ask for the row to be locked first.
+ */
+bool
+relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
+				const Datum *values, const bool *nulls, bool locked)
+{
+	ResultRelInfo *rri = open_result(set, table);
+	Relation	rel = rri->ri_RelationDesc;
+	TupleTableSlot *slot;
+	CompatUpdateIndexes update_indexes;
+	LockTupleMode lockmode;
+	TM_FailureData tmfd;
+	TM_Result	result;
+
+	if (!update_is_plain(rel))
+	{
+		EPQState	epqstate;
+
+		if (!locked)
+			return false;
+		slot = form_row(set, table, old, values, nulls);
+		open_indexes(rri, table);
+		compat_epq_init(&epqstate, set->estate);
+		ExecSimpleRelationUpdate(rri, set->estate, &epqstate, old, slot);
+		EvalPlanQualEnd(&epqstate);
+		return true;
+	}
+
+	slot = form_row(set, table, old, values, nulls);
+	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
+	if (RelationGetDescr(rel)->constr)
+		ExecConstraints(rri, slot, set->estate);
+	/* "wait" makes it see that the lock on the row is our own */
+	result = table_tuple_update(rel, &old->tts_tid, slot,
+								set->estate->es_output_cid,
+								set->estate->es_snapshot, InvalidSnapshot,
+								locked, &tmfd, &lockmode, &update_indexes);
+	if (result != TM_Ok)
+	{
+		if (!locked && (result == TM_BeingModified || result == TM_Updated ||
+						result == TM_Deleted))
+			return false;
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not update a row of \"%s\" (result %d)",
+						RelationGetRelationName(rel), (int) result)));
+	}
+
+	if (compat_update_needs_indexes(update_indexes))
+	{
+		open_indexes(rri, table);
+		list_free(compat_insert_index_tuples(rri, slot, set->estate, true, false,
+											 NULL, NIL,
+											 compat_update_only_summarizing(update_indexes)));
+	}
+	return true;
+}
+
+/* Insert a row, with all indexes, constraints and triggers of its table */
+void
+relation_insert(RelationSet *set, QuotaTable table,
+				const Datum *values, const bool *nulls)
+{
+	ResultRelInfo *rri = open_result(set, table);
+	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
+
+	open_indexes(rri, table);
+	ExecSimpleRelationInsert(rri, set->estate, slot);
+}
+
+/*
+ * Insert a row unless one with its key exists, as ON CONFLICT DO NOTHING does,
+ * but in every isolation level without regard to the snapshot: returns false
+ * if another transaction's row is there, after waiting for its end.  The caller
+ * calls relations_refresh() before it reads the row.
+ */
+bool
+relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
+						  const Datum *values, const bool *nulls)
+{
+	QuotaTable	table = index_info[unique].table;
+	ResultRelInfo *rri = open_result(set, table);
+	Relation	rel = rri->ri_RelationDesc;
+	EState	   *estate = set->estate;
+	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
+	List	   *arbiters = list_make1_oid(catalog_index(unique));
+	ItemPointerData conflict;
+	bool		inserted = false;
+
+	Assert(table == TABLE_USAGE_TRACKING);
+	open_indexes(rri, table);
+	CheckCmdReplicaIdentity(rel, CMD_INSERT);
+	if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_insert_before_row &&
+		!ExecBRInsertTriggers(estate, rri, slot))
+		return true;			/* the trigger says: do nothing */
+	if (RelationGetDescr(rel)->constr)
+		ExecConstraints(rri, slot, estate);
+
+	while (!inserted &&
+		   compat_check_index_constraints(rri, slot, estate, &conflict, arbiters))
+	{
+		uint32		token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+		bool		lost = false;
+		List	   *recheck;
+
+		table_tuple_insert_speculative(rel, slot, estate->es_output_cid, 0,
+									   NULL, token);
+		recheck = compat_insert_index_tuples(rri, slot, estate, false, true,
+											 &lost, arbiters, false);
+		table_tuple_complete_speculative(rel, slot, token, !lost);
+		SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+
+		if (!lost)
+			ExecARInsertTriggers(estate, rri, slot, recheck, NULL);
+		list_free(recheck);
+		inserted = !lost;
+	}
+	return inserted;
+}

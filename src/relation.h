@@ -1,0 +1,65 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.h
+ *	  Reading, locking and writing rows of the extension's tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_RELATION_H
+#define QUOTA_RELATION_H
+
+#include "executor/tuptable.h"
+
+#include "catalog.h"
+
+/* Which version of a row a read returns */
+typedef enum RelationView
+{
+	VIEW_CALLER,				/* what the caller's snapshot sees */
+	VIEW_LATEST					/* what is committed now, and own changes */
+} RelationView;
+
+typedef enum RowLock
+{
+	ROW_UNCHANGED,				/* locked; the slot still holds the row */
+	ROW_CHANGED,				/* locked; another transaction changed the row
+								 * since it was read: read it again */
+	ROW_GONE					/* deleted; nothing is locked */
+} RowLock;
+
+typedef struct RelationSet RelationSet;
+typedef struct RelationScan RelationScan;
+
+extern RelationSet *relations_begin(bool writing);
+extern void relations_refresh(RelationSet *set);
+extern void relations_end(RelationSet *set);
+extern MemoryContext relations_context(RelationSet *set);
+
+extern TupleTableSlot *relation_slot(RelationSet *set, QuotaTable table);
+extern bool relation_find(RelationSet *set, QuotaIndex index, int nkeys,
+						  const Datum *keys, RelationView view,
+						  TupleTableSlot *slot);
+extern RelationScan *relation_scan_begin(RelationSet *set, QuotaIndex index,
+										 int nkeys, const Datum *keys,
+										 RelationView view);
+extern bool relation_scan_next(RelationScan *scan, TupleTableSlot *slot);
+extern void relation_scan_end(RelationScan *scan);
+extern bool relation_view_can_miss(RelationView view);
+extern bool relation_visible_to_caller(RelationSet *set, QuotaTable table,
+									   TupleTableSlot *slot);
+extern void relation_read_all(QuotaTable table,
+							  void (*row) (TupleTableSlot *slot, void *arg),
+							  void *arg);
+extern bool relation_is_empty(QuotaTable table);
+
+extern RowLock relation_lock(RelationSet *set, QuotaTable table,
+							 TupleTableSlot *slot);
+extern bool relation_update(RelationSet *set, QuotaTable table,
+							TupleTableSlot *old, const Datum *values,
+							const bool *nulls, bool locked);
+extern void relation_insert(RelationSet *set, QuotaTable table,
+							const Datum *values, const bool *nulls);
+extern bool relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
+									  const Datum *values, const bool *nulls);
+
+#endif							/* QUOTA_RELATION_H */

@@ -1,0 +1,119 @@
+/*-------------------------------------------------------------------------
+ *
+ * status.c
+ *	  SQL function that tells all limits of a subject and their state.
+ *
+ * Reads with the engine's own functions, so that it cannot tell anything else
+ * than the engine would decide on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define QUOTA_COMPAT_SRF
+#include "amount_numeric.h"
+#include "compat.h"
+#include "guard.h"
+#include "guc.h"
+#include "post.h"
+
+#define STATUS_COLUMNS	11
+
+PG_FUNCTION_INFO_V1(quota_get_user_quota_status);
+
+/* Share of the limit that is used, in hundredths of a percent, rounded */
+static Amount
+percent_used(const WindowState *state)
+{
+	if (state->limit == 0)
+		return state->used > 0 ? 100 * AMOUNT_UNIT : 0;
+	/* round to two decimals, half up */
+	return (state->used * 10000 + state->limit / 2) / state->limit * (AMOUNT_UNIT / 100);
+}
+
+static const char *
+severity(const WindowState *state)
+{
+	if (state->unlimited || (state->limit == 0 && state->used == 0))
+		return "ok";
+	if (state->used >= state->limit)
+		return "exceeded";
+	if (state->used * 100 >= state->limit * 95)
+		return "critical";
+	if (state->used * 100 >= state->limit * 80)
+		return "warning";
+	return "ok";
+}
+
+static void
+put_limit(ReturnSetInfo *rsinfo, const Charge *charge, int i)
+{
+	const Account *account = &charge->accounts[i];
+	const WindowState *state = &charge->states[i];
+	Amount		bonus = i == charge->limits.allowance ?
+		charge->decision.before.bonus_remaining : 0;
+	Amount		room = amount_max(state->limit - state->used - state->held, 0) + bonus;
+	Datum		values[STATUS_COLUMNS] = {0};
+	bool		nulls[STATUS_COLUMNS] = {false};
+
+	values[0] = CStringGetTextDatum(charge->limits.metric);
+	values[1] = CStringGetTextDatum(account->limit->period_name);
+	if (charge->limits.plan)
+		values[2] = CStringGetTextDatum(charge->limits.plan);
+	nulls[2] = (charge->limits.plan == NULL);
+	values[4] = amount_get_datum(state->used);
+	values[5] = amount_get_datum(bonus);
+	if (state->unlimited)
+		nulls[3] = nulls[6] = nulls[7] = true;
+	else
+	{
+		values[3] = amount_get_datum(state->limit);
+		values[6] = amount_get_datum(room);
+		values[7] = amount_get_datum(percent_used(state));
+	}
+	values[8] = CStringGetTextDatum(severity(state));
+	values[9] = TimestampTzGetDatum(account->current.start);
+	values[10] = TimestampTzGetDatum(account->current.end);
+	nulls[10] = (account->current.end == DT_NOEND);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+static void
+put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
+		   const char *metric)
+{
+	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
+	Charge		charge;
+	TimestampTz not_before = DT_NOBEGIN;
+
+	while (!charge_read(set, user_id, metric, view, not_before, &charge))
+		not_before = charge.now;
+	charge_decide(set, &charge, AMOUNT_UNIT, view);
+	for (int i = 0; i < charge.limits.nlimits; i++)
+		put_limit(rsinfo, &charge, i);
+}
+
+Datum
+quota_get_user_quota_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	pg_uuid_t	user_id = guard_user_id(fcinfo, 0);
+	RelationSet *set;
+	MemoryContext old;
+	ListCell   *lc;
+
+	compat_init_materialized_srf(fcinfo);
+	set = relations_begin(false);
+	old = MemoryContextSwitchTo(relations_context(set));
+	foreach(lc, limit_metrics(set, &user_id))
+		put_metric(set, rsinfo, &user_id, lfirst(lc));
+	MemoryContextSwitchTo(old);
+	relations_end(set);
+	return (Datum) 0;
+}

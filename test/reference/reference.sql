@@ -1,0 +1,715 @@
+-- ---------------------------------------------------------------------------
+-- The consuming calls once more, in PL/pgSQL
+--
+-- Never installed.  It serves two ends:
+--
+--   oracle  It decides by the same rules on the same tables, but shares no code
+--           with the library: validation, resolution of limits, period
+--           arithmetic and the decision are its own.  The regress files give
+--           the same output with it, and test/sql/oracle.sql sets the two
+--           side by side.
+--   peer    It is what one would write without C: few statements, saved plans,
+--           one row lock, and a short way through the common call.  bench/
+--           compares the library with it.
+--
+-- Of the extension it calls quota.clock() and quota.new_id() only.
+--
+-- Locking: a call that may be granted locks its accounts FOR NO KEY UPDATE in
+-- the order of their primary key, then the bonuses that it needs, and decides
+-- on what statements with a younger snapshot read after that.  So it is exact
+-- in READ COMMITTED; under the two higher levels a lost race raises 40001.  A
+-- call that the committed state denies is denied without a lock.
+-- ---------------------------------------------------------------------------
+
+CREATE SCHEMA quota_reference;
+
+-- A limit and the account that counts against it.  In an array of accounts the
+-- longest window comes first: it is the allowance, the others are rate windows.
+CREATE TYPE quota_reference.account AS (
+	period			text COLLATE "C",
+	limit_amount	numeric,
+	basis			text,			-- what periods are counted from: plan_limits.anchor
+	period_start	timestamptz,
+	period_end		timestamptz,
+	used			numeric,		-- NULL = there is no account yet
+	held			numeric,
+	anchor			timestamptz,
+	is_new			boolean			-- set by roll()
+);
+
+-- Periods --------------------------------------------------------------------
+
+-- Nominal length in seconds, for telling the longest window of a metric
+CREATE FUNCTION quota_reference.period_length(p_period text) RETURNS numeric
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+	SELECT coalesce(substring(p_period FROM '^\d+')::numeric, 1)
+		 * CASE rtrim(substring(p_period FROM '[a-z]+'), 's')
+			WHEN 'minute' THEN 60
+			WHEN 'hour' THEN 3600
+			WHEN 'day' THEN 86400
+			WHEN 'week' THEN 7 * 86400
+			WHEN 'month' THEN 30.4375 * 86400
+			WHEN 'quarter' THEN 3 * 30.4375 * 86400
+			WHEN 'year' THEN 365.25 * 86400
+			WHEN 'lifetime' THEN 'Infinity'
+			END
+$$;
+
+-- The period that contains p_at.  Period k is [anchor + k steps, anchor + k+1
+-- steps), always from the original anchor, so that a monthly 31st is the 28th
+-- in February and the 31st again in March.  Days and longer units are stepped
+-- in local time; minutes and hours are elapsed time, whatever the local clock
+-- does.  Both bounds are NULL for a lifetime.
+CREATE FUNCTION quota_reference.period_bounds(
+	p_period text,
+	p_anchor timestamptz,
+	p_time_zone text,
+	p_at timestamptz,
+	OUT period_start timestamptz,
+	OUT period_end timestamptz)
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+	v_unit		text := rtrim(substring(p_period FROM '[a-z]+'), 's');
+	v_count		integer := coalesce(substring(p_period FROM '^\d+')::integer, 1);
+	v_local		timestamp := p_at AT TIME ZONE p_time_zone;
+	v_origin	timestamp;
+	v_first		timestamptz;
+	v_step		interval;
+	v_k			integer;
+BEGIN
+	IF v_unit = 'lifetime' THEN
+		RETURN;
+	END IF;
+
+	-- the calendar begins on a Saturday, but weeks begin on Mondays
+	v_origin := coalesce(p_anchor AT TIME ZONE p_time_zone,
+						 CASE WHEN v_unit = 'week' THEN timestamp '2000-01-03'
+							  ELSE timestamp '2000-01-01' END);
+
+	IF v_unit IN ('minute', 'hour') THEN
+		v_first := coalesce(p_anchor, v_origin AT TIME ZONE p_time_zone);
+		v_step := CASE v_unit WHEN 'minute' THEN make_interval(mins => v_count)
+							  ELSE make_interval(hours => v_count) END;
+		v_k := floor(extract(epoch FROM p_at - v_first) / extract(epoch FROM v_step));
+		period_start := v_first + v_k * v_step;
+		period_end := period_start + v_step;
+		RETURN;
+	END IF;
+
+	-- k by the local date, at most one too high or too low ...
+	IF v_unit IN ('day', 'week') THEN
+		v_count := v_count * CASE v_unit WHEN 'week' THEN 7 ELSE 1 END;
+		v_step := make_interval(days => v_count);
+		v_k := floor((v_local::date - v_origin::date)::numeric / v_count);
+	ELSE
+		v_count := v_count * CASE v_unit WHEN 'year' THEN 12 WHEN 'quarter' THEN 3 ELSE 1 END;
+		v_step := make_interval(months => v_count);
+		v_k := floor((12 * (extract(year FROM v_local) - extract(year FROM v_origin))
+					  + extract(month FROM v_local) - extract(month FROM v_origin)) / v_count);
+	END IF;
+
+	-- ... put right by the instants
+	WHILE (v_origin + v_k * v_step) AT TIME ZONE p_time_zone > p_at LOOP
+		v_k := v_k - 1;
+	END LOOP;
+	WHILE (v_origin + (v_k + 1) * v_step) AT TIME ZONE p_time_zone <= p_at LOOP
+		v_k := v_k + 1;
+	END LOOP;
+
+	period_start := (v_origin + v_k * v_step) AT TIME ZONE p_time_zone;
+	period_end := (v_origin + (v_k + 1) * v_step) AT TIME ZONE p_time_zone;
+END
+$$;
+
+-- The accounts as they stand at p_now: missing ones opened, ended ones moved on.
+-- Writes nothing.
+CREATE FUNCTION quota_reference.roll(
+	p_accounts quota_reference.account[],
+	p_kind text,					-- of the metric
+	p_anchor timestamptz,			-- of the subscription; NULL = there is none
+	p_time_zone text,
+	p_now timestamptz)
+	RETURNS quota_reference.account[]
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+	a			quota_reference.account;
+	v_bounds	record;
+BEGIN
+	FOR i IN 1 .. cardinality(p_accounts) LOOP
+		a := p_accounts[i];
+		CONTINUE WHEN a.used IS NOT NULL AND (a.period_end <= p_now) IS NOT TRUE;
+
+		-- without a subscription there is no anniversary to count from
+		IF a.basis = 'first_use' OR (a.basis = 'subscription' AND p_anchor IS NULL) THEN
+			a.basis := 'first_use';
+			a.anchor := coalesce(a.anchor, p_now);
+		END IF;
+
+		-- gauges are levels and features are facts: neither starts again
+		v_bounds := quota_reference.period_bounds(
+			CASE p_kind WHEN 'counter' THEN a.period ELSE 'lifetime' END,
+			CASE a.basis WHEN 'first_use' THEN a.anchor WHEN 'subscription' THEN p_anchor END,
+			p_time_zone,
+			p_now);
+
+		-- After a change of anchor the new period may reach back into the old
+		-- one; that time has been counted already.
+		a.period_start := greatest(coalesce(v_bounds.period_start, p_now), a.period_end);
+		a.period_end := v_bounds.period_end;
+		a.is_new := a.is_new OR a.used IS NULL;
+		a.used := 0;
+		a.held := coalesce(a.held, 0);
+		p_accounts[i] := a;
+	END LOOP;
+	RETURN p_accounts;
+END
+$$;
+
+-- Limits ---------------------------------------------------------------------
+
+-- Whose limits, which limits, and the accounts that count against them.  The
+-- complete form, with aliases and overrides; raises QU002 and QU003.
+CREATE FUNCTION quota_reference.resolve(
+	p_user_id uuid,
+	p_metric text,
+	p_at timestamptz,
+	OUT metric text,
+	OUT kind text,
+	OUT anchor timestamptz,
+	OUT time_zone text,
+	OUT accounts quota_reference.account[])
+	LANGUAGE plpgsql STABLE
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_metric	text;
+	v_plan		text;
+BEGIN
+	SELECT m.metric, m.kind INTO metric, kind
+	  FROM quota.metrics AS m
+	 WHERE m.metric = p_metric;
+	IF NOT FOUND THEN
+		SELECT m.metric, m.kind INTO metric, kind
+		  FROM quota.metric_aliases AS n
+		  JOIN quota.metrics AS m USING (metric)
+		 WHERE n.alias = p_metric;
+		IF NOT FOUND THEN
+			RAISE EXCEPTION 'unknown metric "%"', p_metric
+				USING ERRCODE = 'QU002',
+					  HINT = 'Metrics are listed in quota.metrics, other names for them in quota.metric_aliases.';
+		END IF;
+	END IF;
+	v_metric := metric;
+
+	SELECT s.plan, s.anchor, s.time_zone INTO v_plan, anchor, time_zone
+	  FROM quota.subscriptions AS s
+	 WHERE s.user_id = p_user_id;
+	IF NOT FOUND THEN
+		time_zone := 'UTC';
+		v_plan := nullif(current_setting('quota.default_plan', true), '');
+		IF v_plan IS NOT NULL AND NOT EXISTS (SELECT FROM quota.plans AS p WHERE p.plan = v_plan) THEN
+			RAISE EXCEPTION 'unknown plan "%"', v_plan
+				USING ERRCODE = 'QU003',
+					  DETAIL = 'The setting quota.default_plan names it for subjects without a subscription.';
+		END IF;
+	END IF;
+
+	WITH planned AS (
+		SELECT l.period, l.limit_amount, l.anchor,
+			   row_number() OVER (ORDER BY quota_reference.period_length(l.period) DESC, l.period) = 1 AS longest
+		  FROM quota.plan_limits AS l
+		 WHERE l.plan = v_plan AND l.metric = v_metric
+	), overridden AS (
+		-- an override that names its window goes before one for the allowance
+		SELECT DISTINCT ON (w.period) w.period, o.limit_amount
+		  FROM quota.limit_overrides AS o
+		  CROSS JOIN LATERAL (
+				SELECT coalesce(o.period, (SELECT p.period FROM planned AS p WHERE p.longest), 'lifetime')
+			   ) AS w (period)
+		 WHERE o.user_id = p_user_id
+		   AND o.metric = v_metric
+		   AND (o.expires_at IS NULL OR o.expires_at > p_at)
+		 ORDER BY w.period, o.period NULLS LAST
+	)
+	SELECT coalesce(array_agg(ROW(
+				period,
+				CASE WHEN o.period IS NULL THEN p.limit_amount ELSE o.limit_amount END,
+				coalesce(p.anchor, 'calendar'),
+				a.period_start, a.period_end, a.used, a.held, a.anchor, false
+				)::quota_reference.account
+				ORDER BY quota_reference.period_length(period) DESC, period), '{}')
+	  INTO accounts
+	  FROM planned AS p
+	  FULL JOIN overridden AS o USING (period)
+	  LEFT JOIN (SELECT * FROM quota.usage_tracking AS t
+				  WHERE t.user_id = p_user_id AND t.metric = v_metric) AS a USING (period);
+END
+$$;
+
+-- Decision -------------------------------------------------------------------
+
+-- Bonus units that can be used at p_at
+CREATE FUNCTION quota_reference.bonus_left(p_user_id uuid, p_metric text, p_at timestamptz) RETURNS numeric
+	LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+	RETURN (SELECT coalesce(sum(b.amount - b.used_amount), 0)
+			  FROM quota.user_bonuses AS b
+			 WHERE b.user_id = p_user_id
+			   AND b.metric = p_metric
+			   AND b.available
+			   AND (b.expires_at IS NULL OR b.expires_at > p_at));
+END
+$$;
+
+-- Decide on rolled accounts.  The answer tells the present state, and what the
+-- request would take from bonuses if it is allowed.
+CREATE FUNCTION quota_reference.decide(
+	p_accounts quota_reference.account[],
+	p_user_id uuid,
+	p_metric text,
+	p_amount numeric,
+	p_bonus numeric,
+	p_now timestamptz)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	a			quota_reference.account;
+	v_base		numeric;			-- room without bonuses; NULL = unlimited
+	v_room		numeric;			-- room with them
+	v_later		numeric;			-- bonuses that are left when the period ends
+	v_retry		interval;
+	v_binding	boolean;
+	v_out		quota.outcome;
+BEGIN
+	v_out.allowed := true;
+	v_out.already_processed := false;
+	v_out.metric := p_metric;
+	v_out.bonus_used := 0;
+	v_out.bonus_remaining := p_bonus;
+	v_out.overage := 0;
+	v_out.cost := 0;
+
+	IF cardinality(p_accounts) = 0 THEN
+		v_out.allowed := false;
+		v_out.reason := 'not_in_plan';
+		v_out.remaining := 0;
+		v_out.used := 0;
+		v_out.bonus_remaining := 0;
+		RETURN v_out;
+	END IF;
+
+	FOR i IN 1 .. cardinality(p_accounts) LOOP
+		a := p_accounts[i];
+		v_base := CASE WHEN a.limit_amount IS NOT NULL
+					   THEN greatest(a.limit_amount - a.used - a.held, 0) END;
+		v_room := CASE WHEN i = 1 THEN v_base + p_bonus ELSE v_base END;
+
+		IF v_room < p_amount THEN
+			-- waiting helps if the period ends and the next one has enough
+			v_retry := NULL;
+			IF a.period_end IS NOT NULL THEN
+				v_later := CASE WHEN i = 1 AND p_bonus > 0 AND p_amount > a.limit_amount
+								THEN quota_reference.bonus_left(p_user_id, p_metric, a.period_end)
+								ELSE 0 END;
+				IF p_amount <= a.limit_amount + v_later THEN
+					v_retry := a.period_end - p_now;
+				END IF;
+			END IF;
+
+			-- of several denials the one that lasts longest binds
+			v_binding := v_out.allowed
+				OR (v_out.retry_after IS NOT NULL AND (v_retry > v_out.retry_after) IS NOT FALSE);
+			IF v_binding THEN
+				v_out.retry_after := v_retry;
+			END IF;
+			v_out.allowed := false;
+		ELSE
+			IF i = 1 THEN
+				v_out.bonus_used := coalesce(greatest(p_amount - v_base, 0), 0);
+			END IF;
+			-- while nothing denies, the least room binds
+			v_binding := v_out.allowed
+				AND (i = 1 OR (v_room < v_out.remaining) IS TRUE
+					 OR (v_out.remaining IS NULL AND v_room IS NOT NULL));
+		END IF;
+
+		IF v_binding THEN
+			v_out.remaining := v_room;
+			v_out.limit_amount := a.limit_amount;
+			v_out.period := a.period;
+			v_out.used := a.used;
+			v_out.period_start := a.period_start;
+			v_out.resets_at := a.period_end;
+		END IF;
+	END LOOP;
+
+	IF v_out.allowed THEN
+		v_out.reason := CASE WHEN v_out.bonus_used > 0 THEN 'bonus' ELSE 'ok' END;
+	ELSE
+		v_out.reason := CASE WHEN v_out.limit_amount = 0 THEN 'not_in_plan' ELSE 'quota_exceeded' END;
+		v_out.bonus_used := 0;
+	END IF;
+	RETURN v_out;
+END
+$$;
+
+-- Requests -------------------------------------------------------------------
+
+-- Raises 22023 with what is wrong with a request, if anything is
+CREATE FUNCTION quota_reference.validate(
+	p_user_id uuid,
+	p_metric text,
+	p_amount numeric,
+	p_idempotency_key text,
+	p_metadata jsonb)
+	RETURNS void
+	LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	v_fault	text := CASE
+		WHEN p_user_id IS NULL THEN 'user must not be null'
+		WHEN p_metric IS NULL OR p_metric = '' THEN 'metric must not be null or empty'
+		WHEN p_amount IS NULL THEN 'amount must not be null'
+		-- NaN sorts above all numbers
+		WHEN NOT (p_amount > 0 AND p_amount < 1e18) THEN 'amount must be above 0 and below 10^18'
+		WHEN p_amount <> round(p_amount, 6) THEN 'amount must have at most 6 decimals'
+		WHEN p_idempotency_key = '' THEN 'idempotency key must not be empty'
+		WHEN jsonb_typeof(p_metadata) <> 'object' THEN 'metadata must be a JSON object'
+		-- "||" returns it uncompressed
+		WHEN pg_column_size(p_metadata || '{}') > 65536 THEN 'metadata must not be larger than 64 kB'
+	END;
+BEGIN
+	IF v_fault IS NOT NULL THEN
+		RAISE EXCEPTION '%', v_fault USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END
+$$;
+
+CREATE FUNCTION quota_reference.check_and_consume_quota(
+	p_user_id uuid,
+	p_metric text,
+	p_amount numeric DEFAULT 1,
+	p_idempotency_key text DEFAULT NULL,
+	p_metadata jsonb DEFAULT NULL)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+	v_metric	text := p_metric;
+	v_kind		text;
+	v_anchor	timestamptz;
+	v_time_zone	text;
+	v_accounts	quota_reference.account[];
+	v_overrides	boolean;
+	v_own		quota_reference.account;
+	v_period	text;
+	v_limit		numeric;
+	v_start		timestamptz;
+	v_end		timestamptz;
+	v_used		numeric;
+	v_common	boolean;
+	v_created	text[] := '{}';
+	v_locked	boolean := false;
+	v_bonuses_locked boolean := false;
+	v_hash		bytea;
+	v_first		record;
+	v_now		timestamptz;
+	v_bonus		numeric;
+	v_room		numeric;
+	v_out		quota.outcome;
+BEGIN
+	-- a short look at most requests, a long one at those that may be refused
+	IF (p_user_id IS NOT NULL AND p_metric <> '' AND p_amount > 0 AND p_amount < 1e18 AND scale(p_amount) <= 6
+		AND p_idempotency_key <> '' IS NOT FALSE AND p_metadata IS NULL) IS NOT TRUE
+	THEN
+		PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, p_idempotency_key, p_metadata);
+	END IF;
+
+	-- Everything in one statement, for a metric under its own name ...
+	SELECT m.kind, s.anchor, coalesce(s.time_zone, 'UTC'),
+		   ARRAY(SELECT ROW(l.period, l.limit_amount, l.anchor,
+							a.period_start, a.period_end, a.used, a.held, a.anchor, false)::quota_reference.account
+				   FROM quota.plan_limits AS l
+				   LEFT JOIN quota.usage_tracking AS a
+					 ON a.user_id = p_user_id AND a.metric = l.metric AND a.period = l.period
+				  WHERE l.plan = coalesce(s.plan, current_setting('quota.default_plan', true))
+					AND l.metric = m.metric),
+		   EXISTS (SELECT FROM quota.limit_overrides AS o
+					WHERE o.user_id = p_user_id AND o.metric = m.metric)
+	  INTO v_kind, v_anchor, v_time_zone, v_accounts, v_overrides
+	  FROM quota.metrics AS m
+	  LEFT JOIN quota.subscriptions AS s ON s.user_id = p_user_id
+	 WHERE m.metric = p_metric;
+
+	-- ... and the rest, as well as the order of several windows, the long way
+	IF NOT FOUND OR v_overrides OR cardinality(v_accounts) <> 1 THEN
+		SELECT r.* INTO v_metric, v_kind, v_anchor, v_time_zone, v_accounts
+		  FROM quota_reference.resolve(p_user_id, p_metric, quota.clock()) AS r;
+	END IF;
+
+	IF p_idempotency_key IS NOT NULL THEN
+		v_hash := sha256(uuid_send(p_user_id)
+						 || int4send(octet_length(v_metric))
+						 || convert_to(v_metric, getdatabaseencoding())
+						 || int4send(octet_length(p_idempotency_key))
+						 || convert_to(p_idempotency_key, getdatabaseencoding()));
+	END IF;
+
+	-- The common call: one window, whose period is open and has room.  Bonuses
+	-- are not touched, only reported.
+	IF cardinality(v_accounts) = 1 THEN
+		v_own := v_accounts[1];
+		v_period := v_own.period;
+		v_limit := v_own.limit_amount;
+		IF (v_own.used + v_own.held + p_amount > v_limit) IS FALSE
+		   OR (v_limit IS NULL AND v_own.used IS NOT NULL)
+		THEN
+			SELECT a.period_start, a.period_end, a.used + p_amount, v_limit - a.held - a.used - p_amount
+			  INTO v_start, v_end, v_used, v_room
+			  FROM quota.usage_tracking AS a
+			 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = v_period
+			   FOR NO KEY UPDATE;
+			v_now := greatest(quota.clock(), v_start);
+			v_common := v_used IS NOT NULL AND (v_room < 0) IS NOT TRUE AND (v_end <= v_now) IS NOT TRUE;
+			IF v_common AND v_hash IS NOT NULL THEN
+				v_common := NOT EXISTS (SELECT FROM quota.usage_events AS e WHERE e.key_hash = v_hash);
+			END IF;
+
+			IF v_common THEN
+				SELECT coalesce(sum(b.amount - b.used_amount), 0) INTO v_bonus
+				  FROM quota.user_bonuses AS b
+				 WHERE b.user_id = p_user_id AND b.metric = v_metric AND b.available
+				   AND (b.expires_at IS NULL OR b.expires_at > v_now);
+
+				v_out := ROW(true, v_room + v_bonus, v_limit, 0, false, 'ok', v_metric, v_period,
+							 v_used, v_bonus, 0, 0, v_start, v_end, NULL, quota.new_id(v_now))::quota.outcome;
+				WITH charge AS (
+					UPDATE quota.usage_tracking AS a
+					   SET used = v_used
+					 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = v_period
+				), entry AS (
+					INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period,
+													key_hash, outcome, metadata, created_at)
+					VALUES (v_out.event_id, p_user_id, v_metric, 'consume', p_amount, 0, v_period,
+							v_hash, CASE WHEN v_hash IS NOT NULL THEN v_out END, p_metadata, v_now)
+				)
+				INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+												   plan_limit, current_usage, remaining, period, action,
+												   event_id, created_at)
+				VALUES (quota.new_id(v_now), p_user_id, v_metric, p_amount, true, 'ok',
+						v_limit, v_used, v_room + v_bonus, v_period, 'consume',
+						v_out.event_id, v_now);
+				RETURN v_out;
+			END IF;
+		END IF;
+	END IF;
+
+	-- Every other call: first on the committed state, which may do for a denial,
+	-- then again on the locked one.
+	LOOP
+		-- an account's time never runs backwards
+		v_now := quota.clock();
+		FOREACH v_own IN ARRAY v_accounts LOOP
+			v_now := greatest(v_now, v_own.period_start);
+		END LOOP;
+
+		v_accounts := quota_reference.roll(v_accounts, v_kind, v_anchor, v_time_zone, v_now);
+		v_bonus := quota_reference.bonus_left(p_user_id, v_metric, v_now);
+		v_out := quota_reference.decide(v_accounts, p_user_id, v_metric, p_amount, v_bonus, v_now);
+
+		-- An earlier call with the same key?  Whoever holds it also holds the
+		-- lock, so under the lock the answer is final.
+		IF v_hash IS NOT NULL AND (v_locked OR NOT v_out.allowed) THEN
+			SELECT e.amount, e.outcome INTO v_first
+			  FROM quota.usage_events AS e
+			 WHERE e.key_hash = v_hash;
+			IF FOUND AND v_first.amount = p_amount THEN
+				v_out := v_first.outcome;
+				v_out.already_processed := true;
+			ELSIF FOUND THEN
+				v_out.allowed := false;
+				v_out.reason := 'idempotency_conflict';
+				v_out.bonus_used := 0;
+				v_out.retry_after := NULL;
+			END IF;
+		END IF;
+
+		IF NOT v_out.allowed OR v_out.already_processed THEN
+			-- leave no account behind that nothing was charged to
+			IF v_created <> '{}' THEN
+				DELETE FROM quota.usage_tracking AS a
+				 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = ANY (v_created);
+			END IF;
+			INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+											   plan_limit, current_usage, remaining, period, action,
+											   event_id, created_at)
+			VALUES (quota.new_id(v_now), p_user_id, v_metric, p_amount, v_out.allowed,
+					CASE WHEN v_out.already_processed THEN 'replay' ELSE v_out.reason END,
+					v_out.limit_amount, v_out.used, v_out.remaining, v_out.period, 'consume',
+					v_out.event_id, v_now);
+			RETURN v_out;
+		END IF;
+
+		EXIT WHEN v_locked AND (v_bonuses_locked OR v_out.bonus_used = 0);
+
+		IF NOT v_locked THEN
+			-- Of two first uses one waits here for the other, and finds its
+			-- account below.
+			WITH created AS (
+				INSERT INTO quota.usage_tracking (user_id, metric, period, period_start, period_end, anchor)
+				SELECT p_user_id, v_metric, w.period, w.period_start, w.period_end, w.anchor
+				  FROM unnest(v_accounts) AS w
+				 WHERE w.is_new AND w.period <> ALL (v_created)
+				 ORDER BY w.period
+				ON CONFLICT DO NOTHING
+				RETURNING period
+			)
+			SELECT v_created || array_agg(c.period) INTO v_created FROM created AS c;
+
+			-- Accounts created here are locked by that, and still to be opened:
+			-- at the time that the decision will be made at.
+			WITH locked AS MATERIALIZED (
+				SELECT a.period, a.period_start, a.period_end, a.used, a.held, a.anchor
+				  FROM quota.usage_tracking AS a
+				 WHERE a.user_id = p_user_id AND a.metric = v_metric
+				   AND a.period = ANY (ARRAY(SELECT w.period FROM unnest(v_accounts) AS w))
+				   AND a.period <> ALL (v_created)
+				 ORDER BY a.period
+				   FOR NO KEY UPDATE
+			)
+			SELECT array_agg(ROW(w.period, w.limit_amount, w.basis, a.period_start, a.period_end,
+								 a.used, a.held, a.anchor, a.period IS NULL)::quota_reference.account ORDER BY w.nr),
+				   bool_and(a.period IS NOT NULL OR w.period = ANY (v_created))
+			  INTO v_accounts, v_locked
+			  FROM unnest(v_accounts) WITH ORDINALITY AS w (period, limit_amount, basis, period_start, period_end,
+															used, held, anchor, is_new, nr)
+			  LEFT JOIN locked AS a ON a.period = w.period;
+		END IF;
+
+		-- After a change of plan two calls may share bonuses but no account.
+		IF v_out.bonus_used > 0 THEN
+			PERFORM FROM quota.user_bonuses AS b
+			  WHERE b.user_id = p_user_id AND b.metric = v_metric AND b.available
+			  ORDER BY b.id
+				FOR NO KEY UPDATE;
+			v_bonuses_locked := true;
+		END IF;
+	END LOOP;
+
+	-- Granted
+	v_out.event_id := quota.new_id(v_now);
+	v_out.remaining := v_out.remaining - p_amount;
+	v_out.used := v_out.used + p_amount
+		- CASE WHEN v_out.period = v_accounts[1].period THEN v_out.bonus_used ELSE 0 END;
+	v_out.bonus_remaining := v_out.bonus_remaining - v_out.bonus_used;
+
+	IF v_out.bonus_used > 0 THEN
+		WITH usable AS (
+			SELECT b.id, b.amount - b.used_amount AS rest,
+				   sum(b.amount - b.used_amount)
+						OVER (ORDER BY b.priority, b.expires_at NULLS LAST, b.source = 'paid', b.granted_at, b.id
+							  ROWS UNBOUNDED PRECEDING) AS rest_up_to
+			  FROM quota.user_bonuses AS b
+			 WHERE b.user_id = p_user_id AND b.metric = v_metric AND b.available
+			   AND (b.expires_at IS NULL OR b.expires_at > v_now)
+		), taken AS (
+			UPDATE quota.user_bonuses AS b
+			   SET used_amount = b.used_amount + least(u.rest, v_out.bonus_used - u.rest_up_to + u.rest)
+			  FROM usable AS u
+			 WHERE u.id = b.id AND u.rest_up_to - u.rest < v_out.bonus_used
+			RETURNING b.id, least(u.rest, v_out.bonus_used - u.rest_up_to + u.rest) AS amount
+		)
+		INSERT INTO quota.bonus_allocations (event_id, bonus_id, amount)
+		SELECT v_out.event_id, t.id, t.amount FROM taken AS t;
+	END IF;
+
+	WITH history AS (
+		INSERT INTO quota.usage_history (user_id, metric, period, period_start, period_end,
+										 used, bonus_used, overage, limit_amount, closed_at)
+		SELECT a.user_id, a.metric, a.period, a.period_start, a.period_end,
+			   a.used, a.bonus_used, a.overage, w.limit_amount, v_now
+		  FROM quota.usage_tracking AS a
+		  JOIN unnest(v_accounts) AS w ON w.period = a.period
+		 WHERE a.user_id = p_user_id AND a.metric = v_metric
+		   AND a.period_end <= v_now AND NOT w.is_new
+	), charge AS (
+		UPDATE quota.usage_tracking AS a
+		   SET period_start = w.period_start,
+			   period_end = w.period_end,
+			   anchor = w.anchor,
+			   used = w.used + p_amount - CASE w.nr WHEN 1 THEN v_out.bonus_used ELSE 0 END,
+			   bonus_used = CASE WHEN a.period_end <= v_now THEN 0 ELSE a.bonus_used END
+						  + CASE w.nr WHEN 1 THEN v_out.bonus_used ELSE 0 END,
+			   overage = CASE WHEN a.period_end <= v_now THEN 0 ELSE a.overage END
+		  FROM unnest(v_accounts) WITH ORDINALITY AS w (period, limit_amount, basis, period_start, period_end,
+														used, held, anchor, is_new, nr)
+		 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = w.period
+	), entry AS (
+		INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period, rate_periods,
+										key_hash, outcome, metadata, created_at)
+		SELECT v_out.event_id, p_user_id, v_metric, 'consume', p_amount, v_out.bonus_used, v_accounts[1].period,
+			   (SELECT array_agg(w.period ORDER BY w.period) FROM unnest(v_accounts[2:]) AS w),
+			   v_hash, CASE WHEN v_hash IS NOT NULL THEN v_out END, p_metadata, v_now
+	)
+	INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+									   plan_limit, current_usage, remaining, period, action,
+									   event_id, created_at)
+	VALUES (quota.new_id(v_now), p_user_id, v_metric, p_amount, true, v_out.reason,
+			v_out.limit_amount, v_out.used, v_out.remaining, v_out.period, 'consume',
+			v_out.event_id, v_now);
+
+	RETURN v_out;
+END
+$$;
+
+CREATE FUNCTION quota_reference.require_quota(
+	p_user_id uuid,
+	p_metric text,
+	p_amount numeric DEFAULT 1,
+	p_idempotency_key text DEFAULT NULL,
+	p_metadata jsonb DEFAULT NULL)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+	v_out	quota.outcome;
+BEGIN
+	v_out := quota_reference.check_and_consume_quota(p_user_id, p_metric, p_amount, p_idempotency_key, p_metadata);
+	IF NOT v_out.allowed THEN
+		RAISE EXCEPTION 'quota of "%" denied: %', v_out.metric, v_out.reason
+			USING ERRCODE = 'QU001',
+				  DETAIL = format('%s requested, %s remaining.', p_amount, v_out.remaining);
+	END IF;
+	RETURN v_out;
+END
+$$;
+
+CREATE FUNCTION quota_reference.check_quota(
+	p_user_id uuid,
+	p_metric text,
+	p_amount numeric DEFAULT 1)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	r			record;
+	v_own		quota_reference.account;
+	v_now		timestamptz := quota.clock();
+BEGIN
+	PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, NULL, NULL);
+	SELECT * INTO r FROM quota_reference.resolve(p_user_id, p_metric, v_now);
+	FOREACH v_own IN ARRAY r.accounts LOOP
+		v_now := greatest(v_now, v_own.period_start);
+	END LOOP;
+	RETURN quota_reference.decide(
+		quota_reference.roll(r.accounts, r.kind, r.anchor, r.time_zone, v_now),
+		p_user_id, r.metric, p_amount,
+		quota_reference.bonus_left(p_user_id, r.metric, v_now),
+		v_now);
+END
+$$;
