@@ -225,7 +225,7 @@ write_history(RelationSet *set, const Account *account, TimestampTz closed_at)
 	const AccountPeriod *p = &account->closed;
 	pg_uuid_t	id;
 
-	id_generate(closed_at, &id, 1);
+	id_generate(closed_at, &id);
 	values[Anum_usage_history_id - 1] = UUIDPGetDatum(&id);
 	values[Anum_usage_history_user_id - 1] = UUIDPGetDatum(&account->limits->user_id);
 	values[Anum_usage_history_metric - 1] = CStringGetTextDatum(account->limits->metric);

@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "amount_numeric.h"
 
@@ -183,12 +184,29 @@ amount_to_string(Amount amount)
 	return pstrdup(p);
 }
 
-/* As numeric, without trailing zeros; palloc'd */
+/*
+ * As numeric, without trailing zeros.  The result may be shared: callers must
+ * not change or free it.
+ */
 Datum
 amount_get_datum(Amount amount)
 {
+	static Datum zero = 0;
 	int64		value;
 	int			scale = AMOUNT_DECIMALS;
+
+	/* half of what a call writes and returns is 0 */
+	if (amount == 0)
+	{
+		if (zero == 0)
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			zero = NumericGetDatum(int64_to_numeric(0));
+			MemoryContextSwitchTo(old);
+		}
+		return zero;
+	}
 
 	if (amount % AMOUNT_UNIT == 0 && amount / AMOUNT_UNIT <= PG_INT64_MAX &&
 		amount / AMOUNT_UNIT >= PG_INT64_MIN)

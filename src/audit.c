@@ -12,6 +12,7 @@
 
 #include "amount_numeric.h"
 #include "audit.h"
+#include "id.h"
 
 /*
  * Log a decision.  "waited" tells that the call met another one on the same
@@ -19,12 +20,14 @@
  */
 void
 audit_insert(RelationSet *set, const Request *request, const Outcome *outcome,
-			 const pg_uuid_t *id, bool waited, TimestampTz at)
+			 bool waited, TimestampTz at)
 {
 	Datum		values[Natts_quota_audit_log] = {0};
 	bool		nulls[Natts_quota_audit_log] = {false};
+	pg_uuid_t	id;
 
-	values[Anum_quota_audit_log_id - 1] = UUIDPGetDatum(id);
+	id_generate(at, &id);
+	values[Anum_quota_audit_log_id - 1] = UUIDPGetDatum(&id);
 	values[Anum_quota_audit_log_user_id - 1] = UUIDPGetDatum(&request->user_id);
 	values[Anum_quota_audit_log_metric - 1] = CStringGetTextDatum(outcome->metric);
 	values[Anum_quota_audit_log_attempted_amount - 1] = amount_get_datum(request->amount);

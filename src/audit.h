@@ -13,7 +13,7 @@
 #include "request.h"
 
 extern void audit_insert(RelationSet *set, const Request *request,
-						 const Outcome *outcome, const pg_uuid_t *id,
-						 bool waited, TimestampTz at);
+						 const Outcome *outcome, bool waited,
+						 TimestampTz at);
 
 #endif							/* QUOTA_AUDIT_H */

@@ -131,6 +131,16 @@ relation_oid(const char *name)
 	return relid;
 }
 
+/*
+ * Take in what other sessions have changed.  Taking locks does so, too, but not
+ * in a transaction that already holds all locks that it needs.
+ */
+void
+catalog_refresh(void)
+{
+	AcceptInvalidationMessages();
+}
+
 /* OID of a table of the extension; raises an error if it is missing */
 Oid
 catalog_table(QuotaTable table)
@@ -192,13 +202,11 @@ catalog_natts(QuotaTable table)
 /*
  * Number that changes when metrics, aliases, plans or plan limits may have
  * changed.  The tables' OIDs must be known for a change to be recognized, so
- * this looks them up.  Within a transaction that holds all its locks already
- * nothing else would take in what other sessions have sent.
+ * this looks them up.
  */
 uint64
 catalog_limits_generation(void)
 {
-	AcceptInvalidationMessages();
 	(void) catalog_table(TABLE_METRICS);
 	(void) catalog_table(TABLE_METRIC_ALIASES);
 	(void) catalog_table(TABLE_PLANS);
@@ -210,7 +218,6 @@ catalog_limits_generation(void)
 uint64
 catalog_overrides_generation(void)
 {
-	AcceptInvalidationMessages();
 	(void) catalog_table(TABLE_LIMIT_OVERRIDES);
 	return overrides_generation;
 }

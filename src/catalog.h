@@ -184,6 +184,7 @@ enum
 	Natts_quota_audit_log = Anum_quota_audit_log_created_at
 };
 
+extern void catalog_refresh(void);
 extern Oid	catalog_table(QuotaTable table);
 extern Oid	catalog_index(QuotaIndex index);
 extern Oid	catalog_outcome_type(void);

@@ -15,27 +15,47 @@
 
 #include "id.h"
 
-/* most identifiers that are asked for at once */
-#define ID_BATCH	4
+/* random bytes of one identifier */
+#define ID_RANDOM	8
+
+/* how many identifiers' worth is drawn from the server's source at once */
+#define POOL_SIZE	256
 
 #define MSECS_2000	((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (int64) SECS_PER_DAY * 1000)
 
 /*
- * Make n identifiers (up to 4) for entries made at a time.  Raises an error if
- * the server has no source of randomness.
+ * Random bytes for one identifier.  Asking the server's source costs more than a
+ * row of the ledger's index, mostly for being asked, so it is asked for many at
+ * once; each byte is used once.
+ */
+static void
+draw_random(unsigned char *random)
+{
+	static unsigned char pool[POOL_SIZE][ID_RANDOM];
+	static int	left = 0;
+
+	if (left == 0)
+	{
+		if (!pg_strong_random(pool, sizeof(pool)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = POOL_SIZE;
+	}
+	memcpy(random, pool[--left], ID_RANDOM);
+}
+
+/*
+ * Make an identifier for an entry made at a time.  Raises an error if the server
+ * has no source of randomness.
  */
 void
-id_generate(TimestampTz at, pg_uuid_t *ids, int n)
+id_generate(TimestampTz at, pg_uuid_t *id)
 {
-	unsigned char random[ID_BATCH][8];
+	unsigned char *d = id->data;
 	int64		msecs = at / 1000;
 	int			usecs = (int) (at % 1000);
-
-	Assert(n <= ID_BATCH);
-	if (!pg_strong_random(random, n * sizeof(random[0])))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
+	uint32		fraction;
 
 	if (usecs < 0)
 	{
@@ -43,17 +63,12 @@ id_generate(TimestampTz at, pg_uuid_t *ids, int n)
 		msecs--;
 	}
 	msecs = Max(msecs + MSECS_2000, 0);
+	fraction = (uint32) usecs * 4096 / 1000;
 
-	for (int i = 0; i < n; i++)
-	{
-		unsigned char *d = ids[i].data;
-		uint32		fraction = (uint32) usecs * 4096 / 1000;
-
-		for (int b = 0; b < 6; b++)
-			d[b] = (unsigned char) (msecs >> (40 - 8 * b));
-		d[6] = 0x70 | (fraction >> 8);
-		d[7] = fraction & 0xFF;
-		memcpy(d + 8, random[i], 8);
-		d[8] = 0x80 | (d[8] & 0x3F);
-	}
+	for (int b = 0; b < 6; b++)
+		d[b] = (unsigned char) (msecs >> (40 - 8 * b));
+	d[6] = 0x70 | (fraction >> 8);
+	d[7] = fraction & 0xFF;
+	draw_random(d + 8);
+	d[8] = 0x80 | (d[8] & 0x3F);
 }

@@ -11,6 +11,6 @@
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
-extern void id_generate(TimestampTz at, pg_uuid_t *ids, int n);
+extern void id_generate(TimestampTz at, pg_uuid_t *id);
 
 #endif							/* QUOTA_ID_H */

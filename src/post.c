@@ -225,26 +225,12 @@ static void
 record_grant(RelationSet *set, const Request *request, const KeyHash *key,
 			 Charge *charge, Outcome *outcome, bool waited)
 {
-	pg_uuid_t	ids[2];
-
-	id_generate(charge->now, ids, 2);
 	charge_outcome(charge, &charge->decision.after, outcome);
 	outcome->has_event = true;
-	outcome->event_id = ids[0];
+	id_generate(charge->now, &outcome->event_id);
 	ledger_insert(set, request, &charge->limits, key, outcome, charge->now);
 	bonus_record(set, &charge->bonuses, &outcome->event_id);
-	audit_insert(set, request, outcome, &ids[1], waited, charge->now);
-}
-
-/* Record a request that moved nothing */
-static void
-record_refusal(RelationSet *set, const Request *request, const Charge *charge,
-			   const Outcome *outcome, bool waited)
-{
-	pg_uuid_t	id;
-
-	id_generate(charge->now, &id, 1);
-	audit_insert(set, request, outcome, &id, waited, charge->now);
+	audit_insert(set, request, outcome, waited, charge->now);
 }
 
 /* Try once; returns false if everything has to be read and decided again */
@@ -262,7 +248,7 @@ try_post(RelationSet *set, const Request *request, const char *metric,
 	if (key && ledger_find_key(set, key, &first_amount, outcome))
 	{
 		answer_again(set, request, view, first_amount, charge, outcome);
-		record_refusal(set, request, charge, outcome, *waited);
+		audit_insert(set, request, outcome, *waited, charge->now);
 		return true;
 	}
 
@@ -287,7 +273,7 @@ try_post(RelationSet *set, const Request *request, const char *metric,
 		return false;
 	}
 	charge_outcome(charge, &charge->decision.before, outcome);
-	record_refusal(set, request, charge, outcome, *waited);
+	audit_insert(set, request, outcome, *waited, charge->now);
 	return true;
 }
 

@@ -4,7 +4,7 @@
  *	  Reading, locking and writing rows of the extension's tables without SQL.
  *
  * The only file that knows the table access method.  It knows rows, not what
- * they mean.
+ * they mean; relation_set.c opens the tables for it.
  *
  * Locking contract
  *
@@ -23,10 +23,6 @@
  *   pages.  Only reads that are not MVCC stay out of it, and such a read can
  *   miss a row that moves while it looks: see relation_view_can_miss().
  *
- * Access rights are not checked here: EXECUTE on the function that was called
- * is the permission.  Triggers that the DBA added run as the table's owner, as
- * they would under a SECURITY DEFINER function.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -38,7 +34,6 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -48,7 +43,7 @@
 #define QUOTA_COMPAT_EXECUTOR
 #include "compat.h"
 #include "guc.h"
-#include "relation.h"
+#include "relation_set.h"
 
 #define INDEX_MAX_LOOKUP_KEYS	3
 
@@ -66,199 +61,17 @@ static const struct
 	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = {TABLE_USAGE_EVENTS, {F_BYTEAEQ}},
 };
 
-/* The tables that one call has opened, and what it needs to write them */
-struct RelationSet
-{
-	bool		writing;
-	EState	   *estate;			/* owns the memory, the slots, the triggers */
-	Relation	rels[TABLE_COUNT];
-	ResultRelInfo *rris[TABLE_COUNT];
-	TupleTableSlot *new_rows[TABLE_COUNT];
-	Snapshot	latest;			/* registered, or NULL */
-	bool		owner_set;		/* running as the owner of the tables */
-	Oid			caller;
-	int			caller_context;
-};
-
 struct RelationScan
 {
 	IndexScanDesc scan;
 	Relation	index;
 };
 
-/* ---------------------------------------------------------------------------
- * One call
- * ------------------------------------------------------------------------- */
-
-/*
- * Start a call.  A writing call sees what its own transaction did before, by a
- * snapshot of its own; one that only reads uses the caller's active snapshot.
- * The caller switches to relations_context() for whatever need not outlive
- * relations_end().
- */
-RelationSet *
-relations_begin(bool writing)
-{
-	EState	   *estate = CreateExecutorState();
-	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
-	RelationSet *set = palloc0(sizeof(RelationSet));
-
-	set->writing = writing;
-	set->estate = estate;
-
-	if (writing)
-	{
-		List	   *range_table = NIL;
-
-		for (int i = 0; i < TABLE_COUNT; i++)
-		{
-			RangeTblEntry *rte = makeNode(RangeTblEntry);
-
-			rte->rtekind = RTE_RELATION;
-			rte->relid = catalog_table(i);
-			rte->relkind = RELKIND_RELATION;
-			rte->rellockmode = RowExclusiveLock;
-			range_table = lappend(range_table, rte);
-		}
-		compat_init_range_table(estate, range_table);
-		AfterTriggerBeginQuery();
-		CommandCounterIncrement();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		estate->es_output_cid = GetCurrentCommandId(true);
-	}
-	estate->es_snapshot = GetActiveSnapshot();
-
-	MemoryContextSwitchTo(old);
-	return set;
-}
-
-static void
-drop_latest(RelationSet *set)
-{
-	if (set->latest)
-		UnregisterSnapshot(set->latest);
-	set->latest = NULL;
-}
-
-/*
- * See what was committed since (in READ COMMITTED, or with VIEW_LATEST) and
- * what this call itself wrote.
- */
-void
-relations_refresh(RelationSet *set)
-{
-	Assert(set->writing);
-	drop_latest(set);
-	PopActiveSnapshot();
-	CommandCounterIncrement();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	set->estate->es_snapshot = GetActiveSnapshot();
-	set->estate->es_output_cid = GetCurrentCommandId(true);
-}
-
-/*
- * End a call: fires the AFTER triggers of what was written and releases
- * everything but locks.  After an error the transaction's abort does this.
- */
-void
-relations_end(RelationSet *set)
-{
-	EState	   *estate = set->estate;
-
-	if (set->writing)
-		AfterTriggerEndQuery(estate);
-	drop_latest(set);
-	ExecResetTupleTable(estate->es_tupleTable, false);
-	if (set->writing)
-	{
-		ExecCloseResultRelations(estate);
-		PopActiveSnapshot();
-	}
-	for (int i = 0; i < TABLE_COUNT; i++)
-		if (set->rels[i])
-			table_close(set->rels[i], NoLock);
-	if (set->owner_set)
-		SetUserIdAndSecContext(set->caller, set->caller_context);
-	FreeExecutorState(estate);
-}
-
-/* Memory that lives until relations_end() */
-MemoryContext
-relations_context(RelationSet *set)
-{
-	return set->estate->es_query_cxt;
-}
-
-static void
-check_columns(Relation rel, QuotaTable table)
-{
-	if (RelationGetDescr(rel)->natts < catalog_natts(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" is older than the library of extension \"quota\"",
-						RelationGetRelationName(rel)),
-				 errdetail("The table has %d columns, the library knows %d.",
-						   RelationGetDescr(rel)->natts, catalog_natts(table)),
-				 errhint("Run ALTER EXTENSION quota UPDATE.")));
-}
-
-static Relation
-open_table(RelationSet *set, QuotaTable table)
-{
-	if (set->rels[table] == NULL)
-	{
-		bool		write = set->writing && table >= TABLE_FIRST_WRITTEN;
-		Relation	rel = table_open(catalog_table(table),
-									 write ? RowExclusiveLock : AccessShareLock);
-
-		check_columns(rel, table);
-		set->rels[table] = rel;
-	}
-	return set->rels[table];
-}
-
-/* Open a table for writing, with what triggers and constraints need */
-static ResultRelInfo *
-open_result(RelationSet *set, QuotaTable table)
-{
-	if (set->rris[table] == NULL)
-	{
-		Relation	rel = open_table(set, table);
-		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
-		ResultRelInfo *rri = makeNode(ResultRelInfo);
-
-		InitResultRelInfo(rri, rel, table + 1, NULL, 0);
-		set->estate->es_opened_result_relations =
-			lappend(set->estate->es_opened_result_relations, rri);
-		set->new_rows[table] = ExecAllocTableSlot(&set->estate->es_tupleTable,
-												  RelationGetDescr(rel), &TTSOpsVirtual);
-		set->rris[table] = rri;
-		MemoryContextSwitchTo(old);
-
-		if (!set->owner_set)
-		{
-			GetUserIdAndSecContext(&set->caller, &set->caller_context);
-			SetUserIdAndSecContext(rel->rd_rel->relowner,
-								   set->caller_context | SECURITY_LOCAL_USERID_CHANGE);
-			set->owner_set = true;
-		}
-	}
-	return set->rris[table];
-}
-
-/* Accounts may be inserted speculatively, which needs more of the indexes */
-static void
-open_indexes(ResultRelInfo *rri, QuotaTable table)
-{
-	if (rri->ri_IndexRelationDescs == NULL)
-		ExecOpenIndices(rri, table == TABLE_USAGE_TRACKING);
-}
-
 /* A slot that can hold a row of the table; lives until relations_end() */
 TupleTableSlot *
 relation_slot(RelationSet *set, QuotaTable table)
 {
-	Relation	rel = open_table(set, table);
+	Relation	rel = relation_set_table(set, table);
 	MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
 	TupleTableSlot *slot = table_slot_create(rel, &set->estate->es_tupleTable);
 
@@ -299,7 +112,7 @@ static RelationScan *
 scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 		   Snapshot snapshot)
 {
-	Relation	rel = open_table(set, index_info[index].table);
+	Relation	rel = relation_set_table(set, index_info[index].table);
 	RelationScan *scan = palloc(sizeof(RelationScan));
 	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS];
 
@@ -361,7 +174,7 @@ relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 {
 	if (IsolationIsSerializable())
 	{
-		Relation	rel = open_table(set, index_info[index].table);
+		Relation	rel = relation_set_table(set, index_info[index].table);
 		ItemPointerData tid;
 
 		/* the second look is for relation_view_can_miss() */
@@ -384,7 +197,7 @@ bool
 relation_visible_to_caller(RelationSet *set, QuotaTable table,
 						   TupleTableSlot *slot)
 {
-	return table_tuple_satisfies_snapshot(open_table(set, table), slot,
+	return table_tuple_satisfies_snapshot(relation_set_table(set, table), slot,
 										  GetActiveSnapshot());
 }
 
@@ -401,7 +214,7 @@ relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 
-	check_columns(rel, table);
+	relation_set_check_columns(rel, table);
 	slot = table_slot_create(rel, NULL);
 	scan = table_beginscan(rel, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
@@ -443,7 +256,7 @@ relation_is_empty(QuotaTable table)
 RowLock
 relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
 {
-	Relation	rel = open_table(set, table);
+	Relation	rel = relation_set_table(set, table);
 	ItemPointerData tid = slot->tts_tid;
 	TM_FailureData tmfd;
 	TM_Result	result;
@@ -534,7 +347,7 @@ bool
 relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 				const Datum *values, const bool *nulls, bool locked)
 {
-	ResultRelInfo *rri = open_result(set, table);
+	ResultRelInfo *rri = relation_set_result(set, table);
 	Relation	rel = rri->ri_RelationDesc;
 	TupleTableSlot *slot;
 	CompatUpdateIndexes update_indexes;
@@ -549,7 +362,7 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 		if (!locked)
 			return false;
 		slot = form_row(set, table, old, values, nulls);
-		open_indexes(rri, table);
+		relation_set_open_indexes(rri, table);
 		compat_epq_init(&epqstate, set->estate);
 		ExecSimpleRelationUpdate(rri, set->estate, &epqstate, old, slot);
 		EvalPlanQualEnd(&epqstate);
@@ -578,7 +391,7 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 
 	if (compat_update_needs_indexes(update_indexes))
 	{
-		open_indexes(rri, table);
+		relation_set_open_indexes(rri, table);
 		list_free(compat_insert_index_tuples(rri, slot, set->estate, true, false,
 											 NULL, NIL,
 											 compat_update_only_summarizing(update_indexes)));
@@ -591,10 +404,10 @@ void
 relation_insert(RelationSet *set, QuotaTable table,
 				const Datum *values, const bool *nulls)
 {
-	ResultRelInfo *rri = open_result(set, table);
+	ResultRelInfo *rri = relation_set_result(set, table);
 	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
 
-	open_indexes(rri, table);
+	relation_set_open_indexes(rri, table);
 	ExecSimpleRelationInsert(rri, set->estate, slot);
 }
 
@@ -609,7 +422,7 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 						  const Datum *values, const bool *nulls)
 {
 	QuotaTable	table = index_info[unique].table;
-	ResultRelInfo *rri = open_result(set, table);
+	ResultRelInfo *rri = relation_set_result(set, table);
 	Relation	rel = rri->ri_RelationDesc;
 	EState	   *estate = set->estate;
 	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
@@ -618,7 +431,7 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 	bool		inserted = false;
 
 	Assert(table == TABLE_USAGE_TRACKING);
-	open_indexes(rri, table);
+	relation_set_open_indexes(rri, table);
 	CheckCmdReplicaIdentity(rel, CMD_INSERT);
 	if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_insert_before_row &&
 		!ExecBRInsertTriggers(estate, rri, slot))

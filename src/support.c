@@ -105,13 +105,14 @@ quota_new_id(PG_FUNCTION_ARGS)
 {
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
 
-	id_generate(PG_GETARG_TIMESTAMPTZ(0), id, 1);
+	id_generate(PG_GETARG_TIMESTAMPTZ(0), id);
 	PG_RETURN_UUID_P(id);
 }
 
 Datum
 quota_resolve_metric(PG_FUNCTION_ARGS)
 {
+	catalog_refresh();
 	PG_RETURN_TEXT_P(cstring_to_text(limit_metric_name(guard_metric(fcinfo, 0))));
 }
 

@@ -23,8 +23,7 @@
 
 CREATE SCHEMA quota_reference;
 
--- A limit and the account that counts against it.  In an array of accounts the
--- longest window comes first: it is the allowance, the others are rate windows.
+-- A limit and the account that counts against it
 CREATE TYPE quota_reference.account AS (
 	period			text COLLATE "C",
 	limit_amount	numeric,
@@ -34,14 +33,25 @@ CREATE TYPE quota_reference.account AS (
 	used			numeric,		-- NULL = there is no account yet
 	held			numeric,
 	anchor			timestamptz,
-	is_new			boolean			-- set by roll()
+	rank			integer,		-- 1 = the longest window, which is the allowance
+	is_new			boolean,		-- opened by roll()
+	is_moved		boolean			-- moved on to another period by roll()
+);
+
+-- Whose request, for what, and the accounts in the order of their primary key
+CREATE TYPE quota_reference.subject AS (
+	metric			text COLLATE "C",
+	kind			text,
+	anchor			timestamptz,	-- of the subscription; NULL = there is none
+	time_zone		text,
+	accounts		quota_reference.account[]
 );
 
 -- Periods --------------------------------------------------------------------
 
 -- Nominal length in seconds, for telling the longest window of a metric
 CREATE FUNCTION quota_reference.period_length(p_period text) RETURNS numeric
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
 	SELECT coalesce(substring(p_period FROM '^\d+')::numeric, 1)
 		 * CASE rtrim(substring(p_period FROM '[a-z]+'), 's')
@@ -125,34 +135,30 @@ $$;
 
 -- The accounts as they stand at p_now: missing ones opened, ended ones moved on.
 -- Writes nothing.
-CREATE FUNCTION quota_reference.roll(
-	p_accounts quota_reference.account[],
-	p_kind text,					-- of the metric
-	p_anchor timestamptz,			-- of the subscription; NULL = there is none
-	p_time_zone text,
-	p_now timestamptz)
+CREATE FUNCTION quota_reference.roll(p_subject quota_reference.subject, p_now timestamptz)
 	RETURNS quota_reference.account[]
 	LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
+	v_accounts	quota_reference.account[] := p_subject.accounts;
 	a			quota_reference.account;
 	v_bounds	record;
 BEGIN
-	FOR i IN 1 .. cardinality(p_accounts) LOOP
-		a := p_accounts[i];
+	FOR i IN 1 .. cardinality(v_accounts) LOOP
+		a := v_accounts[i];
 		CONTINUE WHEN a.used IS NOT NULL AND (a.period_end <= p_now) IS NOT TRUE;
 
 		-- without a subscription there is no anniversary to count from
-		IF a.basis = 'first_use' OR (a.basis = 'subscription' AND p_anchor IS NULL) THEN
+		IF a.basis = 'first_use' OR (a.basis = 'subscription' AND p_subject.anchor IS NULL) THEN
 			a.basis := 'first_use';
 			a.anchor := coalesce(a.anchor, p_now);
 		END IF;
 
 		-- gauges are levels and features are facts: neither starts again
 		v_bounds := quota_reference.period_bounds(
-			CASE p_kind WHEN 'counter' THEN a.period ELSE 'lifetime' END,
-			CASE a.basis WHEN 'first_use' THEN a.anchor WHEN 'subscription' THEN p_anchor END,
-			p_time_zone,
+			CASE p_subject.kind WHEN 'counter' THEN a.period ELSE 'lifetime' END,
+			CASE a.basis WHEN 'first_use' THEN a.anchor WHEN 'subscription' THEN p_subject.anchor END,
+			p_subject.time_zone,
 			p_now);
 
 		-- After a change of anchor the new period may reach back into the old
@@ -160,92 +166,107 @@ BEGIN
 		a.period_start := greatest(coalesce(v_bounds.period_start, p_now), a.period_end);
 		a.period_end := v_bounds.period_end;
 		a.is_new := a.is_new OR a.used IS NULL;
+		a.is_moved := NOT a.is_new;
 		a.used := 0;
 		a.held := coalesce(a.held, 0);
-		p_accounts[i] := a;
+		v_accounts[i] := a;
 	END LOOP;
-	RETURN p_accounts;
+	RETURN v_accounts;
 END
 $$;
 
 -- Limits ---------------------------------------------------------------------
 
--- Whose limits, which limits, and the accounts that count against them.  The
--- complete form, with aliases and overrides; raises QU002 and QU003.
-CREATE FUNCTION quota_reference.resolve(
-	p_user_id uuid,
-	p_metric text,
-	p_at timestamptz,
-	OUT metric text,
-	OUT kind text,
-	OUT anchor timestamptz,
-	OUT time_zone text,
-	OUT accounts quota_reference.account[])
+-- Raises QU002 for an unknown metric, QU003 for an unknown default plan
+CREATE FUNCTION quota_reference.resolve(p_user_id uuid, p_metric text, p_at timestamptz)
+	RETURNS quota_reference.subject
 	LANGUAGE plpgsql STABLE
 AS $$
-#variable_conflict use_column
 DECLARE
-	v_metric	text;
-	v_plan		text;
+	v_kind		text;
+	v_anchor	timestamptz;
+	v_time_zone	text;
+	v_accounts	quota_reference.account[];
+	v_overrides	boolean;
+	v_other		text;
 BEGIN
-	SELECT m.metric, m.kind INTO metric, kind
+	SELECT m.kind, s.anchor, s.time_zone,
+		   ARRAY(SELECT ROW(l.period, l.limit_amount, l.anchor, a.period_start, a.period_end, a.used, a.held,
+							a.anchor, 1, false, false)::quota_reference.account
+				   FROM quota.plan_limits AS l
+				   LEFT JOIN quota.usage_tracking AS a
+					 ON a.user_id = p_user_id AND a.metric = l.metric AND a.period = l.period
+				  WHERE l.plan = coalesce(s.plan, current_setting('quota.default_plan', true))
+					AND l.metric = m.metric),
+		   EXISTS (SELECT FROM quota.limit_overrides AS o
+					WHERE o.user_id = p_user_id AND o.metric = m.metric)
+	  INTO v_kind, v_anchor, v_time_zone, v_accounts, v_overrides
 	  FROM quota.metrics AS m
+	  LEFT JOIN quota.subscriptions AS s ON s.user_id = p_user_id
 	 WHERE m.metric = p_metric;
+
 	IF NOT FOUND THEN
-		SELECT m.metric, m.kind INTO metric, kind
-		  FROM quota.metric_aliases AS n
-		  JOIN quota.metrics AS m USING (metric)
-		 WHERE n.alias = p_metric;
+		SELECT n.metric INTO v_other FROM quota.metric_aliases AS n WHERE n.alias = p_metric;
 		IF NOT FOUND THEN
 			RAISE EXCEPTION 'unknown metric "%"', p_metric
 				USING ERRCODE = 'QU002',
 					  HINT = 'Metrics are listed in quota.metrics, other names for them in quota.metric_aliases.';
 		END IF;
+		RETURN quota_reference.resolve(p_user_id, v_other, p_at);
 	END IF;
-	v_metric := metric;
 
-	SELECT s.plan, s.anchor, s.time_zone INTO v_plan, anchor, time_zone
-	  FROM quota.subscriptions AS s
-	 WHERE s.user_id = p_user_id;
-	IF NOT FOUND THEN
-		time_zone := 'UTC';
-		v_plan := nullif(current_setting('quota.default_plan', true), '');
-		IF v_plan IS NOT NULL AND NOT EXISTS (SELECT FROM quota.plans AS p WHERE p.plan = v_plan) THEN
-			RAISE EXCEPTION 'unknown plan "%"', v_plan
-				USING ERRCODE = 'QU003',
-					  DETAIL = 'The setting quota.default_plan names it for subjects without a subscription.';
+	IF v_time_zone IS NULL THEN
+		v_time_zone := 'UTC';
+		IF cardinality(v_accounts) = 0 THEN
+			v_other := current_setting('quota.default_plan', true);
+			IF v_other <> '' AND NOT EXISTS (SELECT FROM quota.plans AS p WHERE p.plan = v_other) THEN
+				RAISE EXCEPTION 'unknown plan "%"', v_other
+					USING ERRCODE = 'QU003',
+						  DETAIL = 'The setting quota.default_plan names it for subjects without a subscription.';
+			END IF;
 		END IF;
 	END IF;
 
-	WITH planned AS (
-		SELECT l.period, l.limit_amount, l.anchor,
-			   row_number() OVER (ORDER BY quota_reference.period_length(l.period) DESC, l.period) = 1 AS longest
-		  FROM quota.plan_limits AS l
-		 WHERE l.plan = v_plan AND l.metric = v_metric
-	), overridden AS (
-		-- an override that names its window goes before one for the allowance
-		SELECT DISTINCT ON (w.period) w.period, o.limit_amount
-		  FROM quota.limit_overrides AS o
-		  CROSS JOIN LATERAL (
-				SELECT coalesce(o.period, (SELECT p.period FROM planned AS p WHERE p.longest), 'lifetime')
-			   ) AS w (period)
-		 WHERE o.user_id = p_user_id
-		   AND o.metric = v_metric
-		   AND (o.expires_at IS NULL OR o.expires_at > p_at)
-		 ORDER BY w.period, o.period NULLS LAST
-	)
-	SELECT coalesce(array_agg(ROW(
-				period,
-				CASE WHEN o.period IS NULL THEN p.limit_amount ELSE o.limit_amount END,
-				coalesce(p.anchor, 'calendar'),
-				a.period_start, a.period_end, a.used, a.held, a.anchor, false
-				)::quota_reference.account
-				ORDER BY quota_reference.period_length(period) DESC, period), '{}')
-	  INTO accounts
-	  FROM planned AS p
-	  FULL JOIN overridden AS o USING (period)
-	  LEFT JOIN (SELECT * FROM quota.usage_tracking AS t
-				  WHERE t.user_id = p_user_id AND t.metric = v_metric) AS a USING (period);
+	IF v_overrides THEN
+		WITH planned AS (
+			SELECT l.period, l.limit_amount, l.basis,
+				   row_number() OVER (ORDER BY quota_reference.period_length(l.period) DESC, l.period) = 1 AS longest
+			  FROM unnest(v_accounts) AS l
+		), overridden AS (
+			-- one that names its window goes before one for the allowance
+			SELECT DISTINCT ON (w.period) w.period, o.limit_amount
+			  FROM quota.limit_overrides AS o
+			  CROSS JOIN LATERAL (
+					SELECT coalesce(o.period, (SELECT l.period FROM planned AS l WHERE l.longest), 'lifetime')
+				   ) AS w (period)
+			 WHERE o.user_id = p_user_id
+			   AND o.metric = p_metric
+			   AND (o.expires_at IS NULL OR o.expires_at > p_at)
+			 ORDER BY w.period, o.period NULLS LAST
+		), limits AS (
+			SELECT period,
+				   CASE WHEN o.period IS NULL THEN l.limit_amount ELSE o.limit_amount END AS limit_amount,
+				   coalesce(l.basis, 'calendar') AS basis
+			  FROM planned AS l
+			  FULL JOIN overridden AS o USING (period)
+		)
+		SELECT coalesce(array_agg(ROW(l.period, l.limit_amount, l.basis, a.period_start, a.period_end, a.used, a.held,
+									  a.anchor, 1, false, false)::quota_reference.account), '{}')
+		  INTO v_accounts
+		  FROM limits AS l
+		  LEFT JOIN quota.usage_tracking AS a
+			ON a.user_id = p_user_id AND a.metric = p_metric AND a.period = l.period;
+	END IF;
+
+	IF cardinality(v_accounts) > 1 THEN
+		SELECT array_agg(ROW(w.period, w.limit_amount, w.basis, w.period_start, w.period_end, w.used, w.held,
+							 w.anchor, w.nr, false, false)::quota_reference.account ORDER BY w.period)
+		  INTO v_accounts
+		  FROM (SELECT *, row_number() OVER (ORDER BY quota_reference.period_length(l.period) DESC, l.period) AS nr
+				  FROM unnest(v_accounts) AS l) AS w;
+	END IF;
+
+	RETURN ROW(p_metric, v_kind, v_anchor, v_time_zone, v_accounts)::quota_reference.subject;
 END
 $$;
 
@@ -268,9 +289,8 @@ $$;
 -- Decide on rolled accounts.  The answer tells the present state, and what the
 -- request would take from bonuses if it is allowed.
 CREATE FUNCTION quota_reference.decide(
-	p_accounts quota_reference.account[],
 	p_user_id uuid,
-	p_metric text,
+	p_subject quota_reference.subject,
 	p_amount numeric,
 	p_bonus numeric,
 	p_now timestamptz)
@@ -279,42 +299,33 @@ CREATE FUNCTION quota_reference.decide(
 AS $$
 DECLARE
 	a			quota_reference.account;
-	v_base		numeric;			-- room without bonuses; NULL = unlimited
-	v_room		numeric;			-- room with them
-	v_later		numeric;			-- bonuses that are left when the period ends
+	b			quota_reference.account;	-- the binding one so far
+	v_room		numeric;					-- NULL = unlimited
+	v_take		numeric := 0;
 	v_retry		interval;
-	v_binding	boolean;
-	v_out		quota.outcome;
+	b_room		numeric;
+	b_retry		interval;
+	v_later		numeric;
+	v_allowed	boolean := true;
 BEGIN
-	v_out.allowed := true;
-	v_out.already_processed := false;
-	v_out.metric := p_metric;
-	v_out.bonus_used := 0;
-	v_out.bonus_remaining := p_bonus;
-	v_out.overage := 0;
-	v_out.cost := 0;
+	FOREACH a IN ARRAY p_subject.accounts LOOP
+		v_room := a.limit_amount - a.used - a.held;
+		IF v_room < 0 THEN
+			v_room := 0;
+		END IF;
+		IF a.rank = 1 THEN
+			IF p_amount > v_room THEN
+				v_take := p_amount - v_room;
+			END IF;
+			v_room := v_room + p_bonus;
+		END IF;
 
-	IF cardinality(p_accounts) = 0 THEN
-		v_out.allowed := false;
-		v_out.reason := 'not_in_plan';
-		v_out.remaining := 0;
-		v_out.used := 0;
-		v_out.bonus_remaining := 0;
-		RETURN v_out;
-	END IF;
-
-	FOR i IN 1 .. cardinality(p_accounts) LOOP
-		a := p_accounts[i];
-		v_base := CASE WHEN a.limit_amount IS NOT NULL
-					   THEN greatest(a.limit_amount - a.used - a.held, 0) END;
-		v_room := CASE WHEN i = 1 THEN v_base + p_bonus ELSE v_base END;
-
-		IF v_room < p_amount THEN
+		IF p_amount > v_room THEN
 			-- waiting helps if the period ends and the next one has enough
 			v_retry := NULL;
 			IF a.period_end IS NOT NULL THEN
-				v_later := CASE WHEN i = 1 AND p_bonus > 0 AND p_amount > a.limit_amount
-								THEN quota_reference.bonus_left(p_user_id, p_metric, a.period_end)
+				v_later := CASE WHEN a.rank = 1 AND p_bonus > 0 AND p_amount > a.limit_amount
+								THEN quota_reference.bonus_left(p_user_id, p_subject.metric, a.period_end)
 								ELSE 0 END;
 				IF p_amount <= a.limit_amount + v_later THEN
 					v_retry := a.period_end - p_now;
@@ -322,39 +333,42 @@ BEGIN
 			END IF;
 
 			-- of several denials the one that lasts longest binds
-			v_binding := v_out.allowed
-				OR (v_out.retry_after IS NOT NULL AND (v_retry > v_out.retry_after) IS NOT FALSE);
-			IF v_binding THEN
-				v_out.retry_after := v_retry;
+			IF v_allowed
+			   OR coalesce(v_retry > b_retry, v_retry IS NULL AND b_retry IS NOT NULL)
+			   OR (v_retry IS NOT DISTINCT FROM b_retry AND a.rank < b.rank)
+			THEN
+				b := a;
+				b_room := v_room;
+				b_retry := v_retry;
 			END IF;
-			v_out.allowed := false;
-		ELSE
-			IF i = 1 THEN
-				v_out.bonus_used := coalesce(greatest(p_amount - v_base, 0), 0);
-			END IF;
-			-- while nothing denies, the least room binds
-			v_binding := v_out.allowed
-				AND (i = 1 OR (v_room < v_out.remaining) IS TRUE
-					 OR (v_out.remaining IS NULL AND v_room IS NOT NULL));
-		END IF;
+			v_allowed := false;
 
-		IF v_binding THEN
-			v_out.remaining := v_room;
-			v_out.limit_amount := a.limit_amount;
-			v_out.period := a.period;
-			v_out.used := a.used;
-			v_out.period_start := a.period_start;
-			v_out.resets_at := a.period_end;
+		-- while nothing denies, the least room binds
+		ELSIF v_allowed
+			  AND (b.rank IS NULL
+				   OR coalesce(v_room < b_room, v_room IS NOT NULL AND b_room IS NULL)
+				   OR (v_room IS NOT DISTINCT FROM b_room AND a.rank < b.rank))
+		THEN
+			b := a;
+			b_room := v_room;
 		END IF;
 	END LOOP;
 
-	IF v_out.allowed THEN
-		v_out.reason := CASE WHEN v_out.bonus_used > 0 THEN 'bonus' ELSE 'ok' END;
-	ELSE
-		v_out.reason := CASE WHEN v_out.limit_amount = 0 THEN 'not_in_plan' ELSE 'quota_exceeded' END;
-		v_out.bonus_used := 0;
+	-- no limit at all
+	IF b.rank IS NULL THEN
+		RETURN ROW(false, 0, NULL, 0, false, 'not_in_plan', p_subject.metric, NULL, 0, 0, 0, 0,
+				   NULL, NULL, NULL, NULL)::quota.outcome;
 	END IF;
-	RETURN v_out;
+
+	RETURN ROW(v_allowed, b_room, b.limit_amount,
+			   CASE WHEN v_allowed THEN v_take ELSE 0 END,
+			   false,
+			   CASE WHEN v_allowed AND v_take > 0 THEN 'bonus'
+					WHEN v_allowed THEN 'ok'
+					WHEN b.limit_amount = 0 THEN 'not_in_plan'
+					ELSE 'quota_exceeded' END,
+			   p_subject.metric, b.period, b.used, p_bonus, 0, 0,
+			   b.period_start, b.period_end, b_retry, NULL)::quota.outcome;
 END
 $$;
 
@@ -400,28 +414,31 @@ CREATE FUNCTION quota_reference.check_and_consume_quota(
 	LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-	v_metric	text := p_metric;
-	v_kind		text;
-	v_anchor	timestamptz;
-	v_time_zone	text;
-	v_accounts	quota_reference.account[];
-	v_overrides	boolean;
-	v_own		quota_reference.account;
+	v_subject	quota_reference.subject;
+	v_metric	text;
+	v_hash		bytea;
+	v_first		record;
+	v_now		timestamptz;
+	v_bonus		numeric;
+	v_out		quota.outcome;
+
+	-- the one account of a common call
 	v_period	text;
 	v_limit		numeric;
 	v_start		timestamptz;
 	v_end		timestamptz;
 	v_used		numeric;
+	v_room		numeric;
 	v_common	boolean;
+
+	-- all accounts of any other call
+	a			quota_reference.account;
+	v_take		numeric;
+	v_allowance	text;
+	v_rates		text[];
 	v_created	text[] := '{}';
 	v_locked	boolean := false;
 	v_bonuses_locked boolean := false;
-	v_hash		bytea;
-	v_first		record;
-	v_now		timestamptz;
-	v_bonus		numeric;
-	v_room		numeric;
-	v_out		quota.outcome;
 BEGIN
 	-- a short look at most requests, a long one at those that may be refused
 	IF (p_user_id IS NOT NULL AND p_metric <> '' AND p_amount > 0 AND p_amount < 1e18 AND scale(p_amount) <= 6
@@ -430,27 +447,8 @@ BEGIN
 		PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, p_idempotency_key, p_metadata);
 	END IF;
 
-	-- Everything in one statement, for a metric under its own name ...
-	SELECT m.kind, s.anchor, coalesce(s.time_zone, 'UTC'),
-		   ARRAY(SELECT ROW(l.period, l.limit_amount, l.anchor,
-							a.period_start, a.period_end, a.used, a.held, a.anchor, false)::quota_reference.account
-				   FROM quota.plan_limits AS l
-				   LEFT JOIN quota.usage_tracking AS a
-					 ON a.user_id = p_user_id AND a.metric = l.metric AND a.period = l.period
-				  WHERE l.plan = coalesce(s.plan, current_setting('quota.default_plan', true))
-					AND l.metric = m.metric),
-		   EXISTS (SELECT FROM quota.limit_overrides AS o
-					WHERE o.user_id = p_user_id AND o.metric = m.metric)
-	  INTO v_kind, v_anchor, v_time_zone, v_accounts, v_overrides
-	  FROM quota.metrics AS m
-	  LEFT JOIN quota.subscriptions AS s ON s.user_id = p_user_id
-	 WHERE m.metric = p_metric;
-
-	-- ... and the rest, as well as the order of several windows, the long way
-	IF NOT FOUND OR v_overrides OR cardinality(v_accounts) <> 1 THEN
-		SELECT r.* INTO v_metric, v_kind, v_anchor, v_time_zone, v_accounts
-		  FROM quota_reference.resolve(p_user_id, p_metric, quota.clock()) AS r;
-	END IF;
+	v_subject := quota_reference.resolve(p_user_id, p_metric, quota.clock());
+	v_metric := v_subject.metric;
 
 	IF p_idempotency_key IS NOT NULL THEN
 		v_hash := sha256(uuid_send(p_user_id)
@@ -462,24 +460,21 @@ BEGIN
 
 	-- The common call: one window, whose period is open and has room.  Bonuses
 	-- are not touched, only reported.
-	IF cardinality(v_accounts) = 1 THEN
-		v_own := v_accounts[1];
-		v_period := v_own.period;
-		v_limit := v_own.limit_amount;
-		IF (v_own.used + v_own.held + p_amount > v_limit) IS FALSE
-		   OR (v_limit IS NULL AND v_own.used IS NOT NULL)
-		THEN
-			SELECT a.period_start, a.period_end, a.used + p_amount, v_limit - a.held - a.used - p_amount
+	IF cardinality(v_subject.accounts) = 1 THEN
+		a := v_subject.accounts[1];
+		v_period := a.period;
+		v_limit := a.limit_amount;
+		IF a.used IS NOT NULL AND (a.used + a.held + p_amount > v_limit) IS NOT TRUE THEN
+			SELECT t.period_start, t.period_end, t.used + p_amount, v_limit - t.held - t.used - p_amount
 			  INTO v_start, v_end, v_used, v_room
-			  FROM quota.usage_tracking AS a
-			 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = v_period
+			  FROM quota.usage_tracking AS t
+			 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = v_period
 			   FOR NO KEY UPDATE;
 			v_now := greatest(quota.clock(), v_start);
 			v_common := v_used IS NOT NULL AND (v_room < 0) IS NOT TRUE AND (v_end <= v_now) IS NOT TRUE;
 			IF v_common AND v_hash IS NOT NULL THEN
 				v_common := NOT EXISTS (SELECT FROM quota.usage_events AS e WHERE e.key_hash = v_hash);
 			END IF;
-
 			IF v_common THEN
 				SELECT coalesce(sum(b.amount - b.used_amount), 0) INTO v_bonus
 				  FROM quota.user_bonuses AS b
@@ -489,9 +484,9 @@ BEGIN
 				v_out := ROW(true, v_room + v_bonus, v_limit, 0, false, 'ok', v_metric, v_period,
 							 v_used, v_bonus, 0, 0, v_start, v_end, NULL, quota.new_id(v_now))::quota.outcome;
 				WITH charge AS (
-					UPDATE quota.usage_tracking AS a
+					UPDATE quota.usage_tracking AS t
 					   SET used = v_used
-					 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = v_period
+					 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = v_period
 				), entry AS (
 					INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period,
 													key_hash, outcome, metadata, created_at)
@@ -502,28 +497,28 @@ BEGIN
 												   plan_limit, current_usage, remaining, period, action,
 												   event_id, created_at)
 				VALUES (quota.new_id(v_now), p_user_id, v_metric, p_amount, true, 'ok',
-						v_limit, v_used, v_room + v_bonus, v_period, 'consume',
+						v_limit, v_used, v_out.remaining, v_period, 'consume',
 						v_out.event_id, v_now);
 				RETURN v_out;
 			END IF;
 		END IF;
 	END IF;
 
-	-- Every other call: first on the committed state, which may do for a denial,
+	-- Any other call: first on the committed state, which is enough for a denial,
 	-- then again on the locked one.
 	LOOP
 		-- an account's time never runs backwards
 		v_now := quota.clock();
-		FOREACH v_own IN ARRAY v_accounts LOOP
-			v_now := greatest(v_now, v_own.period_start);
+		FOREACH a IN ARRAY v_subject.accounts LOOP
+			v_now := greatest(v_now, a.period_start);
 		END LOOP;
 
-		v_accounts := quota_reference.roll(v_accounts, v_kind, v_anchor, v_time_zone, v_now);
+		v_subject.accounts := quota_reference.roll(v_subject, v_now);
 		v_bonus := quota_reference.bonus_left(p_user_id, v_metric, v_now);
-		v_out := quota_reference.decide(v_accounts, p_user_id, v_metric, p_amount, v_bonus, v_now);
+		v_out := quota_reference.decide(p_user_id, v_subject, p_amount, v_bonus, v_now);
 
-		-- An earlier call with the same key?  Whoever holds it also holds the
-		-- lock, so under the lock the answer is final.
+		-- Was the key used before?  All calls that could use it take the same
+		-- lock, so once it is held the answer is final.
 		IF v_hash IS NOT NULL AND (v_locked OR NOT v_out.allowed) THEN
 			SELECT e.amount, e.outcome INTO v_first
 			  FROM quota.usage_events AS e
@@ -542,8 +537,8 @@ BEGIN
 		IF NOT v_out.allowed OR v_out.already_processed THEN
 			-- leave no account behind that nothing was charged to
 			IF v_created <> '{}' THEN
-				DELETE FROM quota.usage_tracking AS a
-				 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = ANY (v_created);
+				DELETE FROM quota.usage_tracking AS t
+				 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = ANY (v_created);
 			END IF;
 			INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
 											   plan_limit, current_usage, remaining, period, action,
@@ -558,40 +553,38 @@ BEGIN
 		EXIT WHEN v_locked AND (v_bonuses_locked OR v_out.bonus_used = 0);
 
 		IF NOT v_locked THEN
-			-- Of two first uses one waits here for the other, and finds its
-			-- account below.
-			WITH created AS (
-				INSERT INTO quota.usage_tracking (user_id, metric, period, period_start, period_end, anchor)
-				SELECT p_user_id, v_metric, w.period, w.period_start, w.period_end, w.anchor
-				  FROM unnest(v_accounts) AS w
-				 WHERE w.is_new AND w.period <> ALL (v_created)
-				 ORDER BY w.period
-				ON CONFLICT DO NOTHING
-				RETURNING period
-			)
-			SELECT v_created || array_agg(c.period) INTO v_created FROM created AS c;
-
-			-- Accounts created here are locked by that, and still to be opened:
-			-- at the time that the decision will be made at.
-			WITH locked AS MATERIALIZED (
-				SELECT a.period, a.period_start, a.period_end, a.used, a.held, a.anchor
-				  FROM quota.usage_tracking AS a
-				 WHERE a.user_id = p_user_id AND a.metric = v_metric
-				   AND a.period = ANY (ARRAY(SELECT w.period FROM unnest(v_accounts) AS w))
-				   AND a.period <> ALL (v_created)
-				 ORDER BY a.period
-				   FOR NO KEY UPDATE
-			)
-			SELECT array_agg(ROW(w.period, w.limit_amount, w.basis, a.period_start, a.period_end,
-								 a.used, a.held, a.anchor, a.period IS NULL)::quota_reference.account ORDER BY w.nr),
-				   bool_and(a.period IS NOT NULL OR w.period = ANY (v_created))
-			  INTO v_accounts, v_locked
-			  FROM unnest(v_accounts) WITH ORDINALITY AS w (period, limit_amount, basis, period_start, period_end,
-															used, held, anchor, is_new, nr)
-			  LEFT JOIN locked AS a ON a.period = w.period;
+			v_locked := true;
+			FOR i IN 1 .. cardinality(v_subject.accounts) LOOP
+				a := v_subject.accounts[i];
+				CONTINUE WHEN a.period = ANY (v_created);
+				IF a.is_new THEN
+					-- of two first uses one waits here for the other
+					INSERT INTO quota.usage_tracking (user_id, metric, period, period_start, period_end, anchor)
+					VALUES (p_user_id, v_metric, a.period, a.period_start, a.period_end, a.anchor)
+					ON CONFLICT DO NOTHING;
+				END IF;
+				IF a.is_new AND FOUND THEN
+					-- locked by being new; it is opened again at the time of
+					-- the decision
+					v_created := v_created || a.period;
+					a.used := NULL;
+					a.period_start := NULL;
+					a.period_end := NULL;
+					a.anchor := NULL;
+				ELSE
+					SELECT t.period_start, t.period_end, t.used, t.held, t.anchor, false, false
+					  INTO a.period_start, a.period_end, a.used, a.held, a.anchor, a.is_new, a.is_moved
+					  FROM quota.usage_tracking AS t
+					 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = a.period
+					   FOR NO KEY UPDATE;
+					-- gone since it was seen: once more, as a first use
+					v_locked := v_locked AND FOUND;
+				END IF;
+				v_subject.accounts[i] := a;
+			END LOOP;
 		END IF;
 
-		-- After a change of plan two calls may share bonuses but no account.
+		-- Calls that share no account, after a change of plan, share the bonuses.
 		IF v_out.bonus_used > 0 THEN
 			PERFORM FROM quota.user_bonuses AS b
 			  WHERE b.user_id = p_user_id AND b.metric = v_metric AND b.available
@@ -602,59 +595,69 @@ BEGIN
 	END LOOP;
 
 	-- Granted
+	v_take := v_out.bonus_used;
 	v_out.event_id := quota.new_id(v_now);
 	v_out.remaining := v_out.remaining - p_amount;
-	v_out.used := v_out.used + p_amount
-		- CASE WHEN v_out.period = v_accounts[1].period THEN v_out.bonus_used ELSE 0 END;
-	v_out.bonus_remaining := v_out.bonus_remaining - v_out.bonus_used;
+	v_out.used := v_out.used + p_amount;
+	v_out.bonus_remaining := v_out.bonus_remaining - v_take;
 
-	IF v_out.bonus_used > 0 THEN
+	FOREACH a IN ARRAY v_subject.accounts LOOP
+		IF a.is_moved THEN
+			INSERT INTO quota.usage_history (user_id, metric, period, period_start, period_end,
+											 used, bonus_used, overage, limit_amount, closed_at)
+			SELECT t.user_id, t.metric, t.period, t.period_start, t.period_end,
+				   t.used, t.bonus_used, t.overage, a.limit_amount, v_now
+			  FROM quota.usage_tracking AS t
+			 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = a.period;
+		END IF;
+
+		IF a.rank = 1 THEN
+			v_allowance := a.period;
+			a.used := a.used - v_take;
+			IF v_out.period = a.period THEN
+				v_out.used := v_out.used - v_take;
+			END IF;
+		ELSE
+			v_rates := v_rates || a.period;
+		END IF;
+
+		UPDATE quota.usage_tracking AS t
+		   SET period_start = a.period_start,
+			   period_end = a.period_end,
+			   used = a.used + p_amount,
+			   bonus_used = CASE WHEN a.is_moved THEN 0 ELSE t.bonus_used END
+						  + CASE WHEN a.rank = 1 THEN v_take ELSE 0 END,
+			   overage = CASE WHEN a.is_moved THEN 0 ELSE t.overage END,
+			   anchor = a.anchor
+		 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = a.period;
+	END LOOP;
+
+	IF v_take > 0 THEN
+		-- from each what it has, until v_take is reached
 		WITH usable AS (
 			SELECT b.id, b.amount - b.used_amount AS rest,
 				   sum(b.amount - b.used_amount)
 						OVER (ORDER BY b.priority, b.expires_at NULLS LAST, b.source = 'paid', b.granted_at, b.id
-							  ROWS UNBOUNDED PRECEDING) AS rest_up_to
+							  ROWS UNBOUNDED PRECEDING) AS running
 			  FROM quota.user_bonuses AS b
 			 WHERE b.user_id = p_user_id AND b.metric = v_metric AND b.available
 			   AND (b.expires_at IS NULL OR b.expires_at > v_now)
 		), taken AS (
 			UPDATE quota.user_bonuses AS b
-			   SET used_amount = b.used_amount + least(u.rest, v_out.bonus_used - u.rest_up_to + u.rest)
+			   SET used_amount = b.used_amount + least(u.rest, v_take - u.running + u.rest)
 			  FROM usable AS u
-			 WHERE u.id = b.id AND u.rest_up_to - u.rest < v_out.bonus_used
-			RETURNING b.id, least(u.rest, v_out.bonus_used - u.rest_up_to + u.rest) AS amount
+			 WHERE u.id = b.id AND u.running - u.rest < v_take
+			RETURNING b.id, least(u.rest, v_take - u.running + u.rest) AS amount
 		)
 		INSERT INTO quota.bonus_allocations (event_id, bonus_id, amount)
 		SELECT v_out.event_id, t.id, t.amount FROM taken AS t;
 	END IF;
 
-	WITH history AS (
-		INSERT INTO quota.usage_history (user_id, metric, period, period_start, period_end,
-										 used, bonus_used, overage, limit_amount, closed_at)
-		SELECT a.user_id, a.metric, a.period, a.period_start, a.period_end,
-			   a.used, a.bonus_used, a.overage, w.limit_amount, v_now
-		  FROM quota.usage_tracking AS a
-		  JOIN unnest(v_accounts) AS w ON w.period = a.period
-		 WHERE a.user_id = p_user_id AND a.metric = v_metric
-		   AND a.period_end <= v_now AND NOT w.is_new
-	), charge AS (
-		UPDATE quota.usage_tracking AS a
-		   SET period_start = w.period_start,
-			   period_end = w.period_end,
-			   anchor = w.anchor,
-			   used = w.used + p_amount - CASE w.nr WHEN 1 THEN v_out.bonus_used ELSE 0 END,
-			   bonus_used = CASE WHEN a.period_end <= v_now THEN 0 ELSE a.bonus_used END
-						  + CASE w.nr WHEN 1 THEN v_out.bonus_used ELSE 0 END,
-			   overage = CASE WHEN a.period_end <= v_now THEN 0 ELSE a.overage END
-		  FROM unnest(v_accounts) WITH ORDINALITY AS w (period, limit_amount, basis, period_start, period_end,
-														used, held, anchor, is_new, nr)
-		 WHERE a.user_id = p_user_id AND a.metric = v_metric AND a.period = w.period
-	), entry AS (
+	WITH entry AS (
 		INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period, rate_periods,
 										key_hash, outcome, metadata, created_at)
-		SELECT v_out.event_id, p_user_id, v_metric, 'consume', p_amount, v_out.bonus_used, v_accounts[1].period,
-			   (SELECT array_agg(w.period ORDER BY w.period) FROM unnest(v_accounts[2:]) AS w),
-			   v_hash, CASE WHEN v_hash IS NOT NULL THEN v_out END, p_metadata, v_now
+		VALUES (v_out.event_id, p_user_id, v_metric, 'consume', p_amount, v_take, v_allowance, v_rates,
+				v_hash, CASE WHEN v_hash IS NOT NULL THEN v_out END, p_metadata, v_now)
 	)
 	INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
 									   plan_limit, current_usage, remaining, period, action,
@@ -662,7 +665,6 @@ BEGIN
 	VALUES (quota.new_id(v_now), p_user_id, v_metric, p_amount, true, v_out.reason,
 			v_out.limit_amount, v_out.used, v_out.remaining, v_out.period, 'consume',
 			v_out.event_id, v_now);
-
 	RETURN v_out;
 END
 $$;
@@ -697,19 +699,17 @@ CREATE FUNCTION quota_reference.check_quota(
 	LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-	r			record;
-	v_own		quota_reference.account;
+	v_subject	quota_reference.subject;
 	v_now		timestamptz := quota.clock();
+	a			quota_reference.account;
 BEGIN
 	PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, NULL, NULL);
-	SELECT * INTO r FROM quota_reference.resolve(p_user_id, p_metric, v_now);
-	FOREACH v_own IN ARRAY r.accounts LOOP
-		v_now := greatest(v_now, v_own.period_start);
+	v_subject := quota_reference.resolve(p_user_id, p_metric, v_now);
+	FOREACH a IN ARRAY v_subject.accounts LOOP
+		v_now := greatest(v_now, a.period_start);
 	END LOOP;
-	RETURN quota_reference.decide(
-		quota_reference.roll(r.accounts, r.kind, r.anchor, r.time_zone, v_now),
-		p_user_id, r.metric, p_amount,
-		quota_reference.bonus_left(p_user_id, r.metric, v_now),
-		v_now);
+	v_subject.accounts := quota_reference.roll(v_subject, v_now);
+	RETURN quota_reference.decide(p_user_id, v_subject, p_amount,
+								  quota_reference.bonus_left(p_user_id, v_subject.metric, v_now), v_now);
 END
 $$;

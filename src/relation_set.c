@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation_set.c
+ *	  The tables that one call has opened, and what it needs to write them.
+ *
+ * A call works in an executor state of its own: it owns the call's memory and
+ * slots, and lets triggers and constraints that the DBA added work as they would
+ * in a statement.  Knows nothing of rows; relation.c does.
+ *
+ * Access rights are not checked here: EXECUTE on the function that was called
+ * is the permission.  Triggers that the DBA added run as the table's owner, as
+ * they would under a SECURITY DEFINER function.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_relation.h"
+#include "utils/snapmgr.h"
+
+#define QUOTA_COMPAT_EXECUTOR
+#include "compat.h"
+#include "relation_set.h"
+
+/*
+ * Start a call.  A writing call sees what its own transaction did before, by a
+ * snapshot of its own; one that only reads uses the caller's active snapshot.
+ * The caller switches to relations_context() for whatever need not outlive
+ * relations_end().
+ */
+RelationSet *
+relations_begin(bool writing)
+{
+	EState	   *estate = CreateExecutorState();
+	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+	RelationSet *set = palloc0(sizeof(RelationSet));
+
+	catalog_refresh();
+	set->writing = writing;
+	set->estate = estate;
+
+	if (writing)
+	{
+		List	   *range_table = NIL;
+
+		for (int i = 0; i < TABLE_COUNT; i++)
+		{
+			RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+			rte->rtekind = RTE_RELATION;
+			rte->relid = catalog_table(i);
+			rte->relkind = RELKIND_RELATION;
+			rte->rellockmode = RowExclusiveLock;
+			range_table = lappend(range_table, rte);
+		}
+		compat_init_range_table(estate, range_table);
+		AfterTriggerBeginQuery();
+		CommandCounterIncrement();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		estate->es_output_cid = GetCurrentCommandId(true);
+	}
+	estate->es_snapshot = GetActiveSnapshot();
+
+	MemoryContextSwitchTo(old);
+	return set;
+}
+
+static void
+drop_latest(RelationSet *set)
+{
+	if (set->latest)
+		UnregisterSnapshot(set->latest);
+	set->latest = NULL;
+}
+
+/*
+ * See what was committed since (in READ COMMITTED, or with VIEW_LATEST) and
+ * what this call itself wrote.
+ */
+void
+relations_refresh(RelationSet *set)
+{
+	Assert(set->writing);
+	catalog_refresh();
+	drop_latest(set);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	set->estate->es_snapshot = GetActiveSnapshot();
+	set->estate->es_output_cid = GetCurrentCommandId(true);
+}
+
+/*
+ * Close what open_indexes() opened.  The executor would release the locks, too,
+ * which costs more than keeping them as long as those on the tables.
+ */
+static void
+close_indexes(RelationSet *set)
+{
+	for (int t = 0; t < TABLE_COUNT; t++)
+	{
+		ResultRelInfo *rri = set->rris[t];
+
+		if (rri == NULL)
+			continue;
+		for (int i = 0; i < rri->ri_NumIndices; i++)
+			index_close(rri->ri_IndexRelationDescs[i], NoLock);
+		rri->ri_NumIndices = 0;
+	}
+}
+
+/*
+ * End a call: fires the AFTER triggers of what was written and releases
+ * everything but locks.  After an error the transaction's abort does this.
+ */
+void
+relations_end(RelationSet *set)
+{
+	EState	   *estate = set->estate;
+
+	if (set->writing)
+		AfterTriggerEndQuery(estate);
+	drop_latest(set);
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	if (set->writing)
+	{
+		close_indexes(set);
+		ExecCloseResultRelations(estate);
+		PopActiveSnapshot();
+	}
+	for (int i = 0; i < TABLE_COUNT; i++)
+		if (set->rels[i])
+			table_close(set->rels[i], NoLock);
+	if (set->owner_set)
+		SetUserIdAndSecContext(set->caller, set->caller_context);
+	FreeExecutorState(estate);
+}
+
+/* Memory that lives until relations_end() */
+MemoryContext
+relations_context(RelationSet *set)
+{
+	return set->estate->es_query_cxt;
+}
+
+/* Refuse to work on tables of an older version of the extension */
+void
+relation_set_check_columns(Relation rel, QuotaTable table)
+{
+	if (RelationGetDescr(rel)->natts < catalog_natts(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" is older than the library of extension \"quota\"",
+						RelationGetRelationName(rel)),
+				 errdetail("The table has %d columns, the library knows %d.",
+						   RelationGetDescr(rel)->natts, catalog_natts(table)),
+				 errhint("Run ALTER EXTENSION quota UPDATE.")));
+}
+
+/* Open a table of the call; it stays open until relations_end() */
+Relation
+relation_set_table(RelationSet *set, QuotaTable table)
+{
+	if (set->rels[table] == NULL)
+	{
+		bool		write = set->writing && table >= TABLE_FIRST_WRITTEN;
+		Relation	rel = table_open(catalog_table(table),
+									 write ? RowExclusiveLock : AccessShareLock);
+
+		relation_set_check_columns(rel, table);
+		set->rels[table] = rel;
+	}
+	return set->rels[table];
+}
+
+/* Open a table for writing, with what triggers and constraints need */
+ResultRelInfo *
+relation_set_result(RelationSet *set, QuotaTable table)
+{
+	if (set->rris[table] == NULL)
+	{
+		Relation	rel = relation_set_table(set, table);
+		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+		ResultRelInfo *rri = makeNode(ResultRelInfo);
+
+		InitResultRelInfo(rri, rel, table + 1, NULL, 0);
+		set->estate->es_opened_result_relations =
+			lappend(set->estate->es_opened_result_relations, rri);
+		set->new_rows[table] = ExecAllocTableSlot(&set->estate->es_tupleTable,
+												  RelationGetDescr(rel), &TTSOpsVirtual);
+		set->rris[table] = rri;
+		MemoryContextSwitchTo(old);
+
+		if (!set->owner_set)
+		{
+			GetUserIdAndSecContext(&set->caller, &set->caller_context);
+			SetUserIdAndSecContext(rel->rd_rel->relowner,
+								   set->caller_context | SECURITY_LOCAL_USERID_CHANGE);
+			set->owner_set = true;
+		}
+	}
+	return set->rris[table];
+}
+
+/* Accounts may be inserted speculatively, which needs more of the indexes */
+void
+relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table)
+{
+	if (rri->ri_IndexRelationDescs == NULL)
+		ExecOpenIndices(rri, table == TABLE_USAGE_TRACKING);
+}
+

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation_set.h
+ *	  The tables that one call has opened; for relation.c only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_RELATION_SET_H
+#define QUOTA_RELATION_SET_H
+
+#include "nodes/execnodes.h"
+#include "utils/rel.h"
+
+#include "relation.h"
+
+/* The tables that one call has opened, and what it needs to write them */
+struct RelationSet
+{
+	bool		writing;
+	EState	   *estate;			/* owns the memory, the slots, the triggers */
+	Relation	rels[TABLE_COUNT];
+	ResultRelInfo *rris[TABLE_COUNT];
+	TupleTableSlot *new_rows[TABLE_COUNT];
+	Snapshot	latest;			/* registered, or NULL */
+	bool		owner_set;		/* running as the owner of the tables */
+	Oid			caller;
+	int			caller_context;
+};
+
+extern Relation relation_set_table(RelationSet *set, QuotaTable table);
+extern ResultRelInfo *relation_set_result(RelationSet *set, QuotaTable table);
+extern void relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table);
+extern void relation_set_check_columns(Relation rel, QuotaTable table);
+
+#endif							/* QUOTA_RELATION_SET_H */
