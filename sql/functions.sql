@@ -67,6 +67,12 @@ CREATE FUNCTION quota.checked_amount(p_amount numeric) RETURNS numeric
 COMMENT ON FUNCTION quota.checked_amount(numeric) IS
 'Returns its argument if it is an amount: above 0, finite, at most 6 decimals, below 10^18; raises 22023 otherwise';
 
+CREATE FUNCTION quota.period_length(p_period text) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'quota_period_length'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION quota.period_length(text) IS
+'Nominal microseconds of a period, by which the longest window of a metric is found; the largest bigint for lifetime';
+
 CREATE FUNCTION quota.period_bounds(
 	p_period text,
 	p_anchor timestamptz,

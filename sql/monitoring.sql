@@ -2,24 +2,6 @@
 -- Seeing: questions over all subjects, answered from the tables
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION quota.period_length(p_period text) RETURNS numeric
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-	RETURN CASE p_period
-		WHEN 'lifetime' THEN numeric 'Infinity'
-		ELSE coalesce(substring(p_period FROM '^[0-9]+')::numeric, 1)
-			* CASE rtrim(ltrim(p_period, '0123456789 '), 's')
-				WHEN 'minute' THEN 60
-				WHEN 'hour' THEN 3600
-				WHEN 'day' THEN 86400
-				WHEN 'week' THEN 7 * 86400
-				WHEN 'month' THEN 30.4375 * 86400
-				WHEN 'quarter' THEN 3 * 30.4375 * 86400
-				WHEN 'year' THEN 365.25 * 86400
-			END
-	END;
-COMMENT ON FUNCTION quota.period_length(text) IS
-'Nominal seconds of a period in its one spelling, by which the longest window of a metric is found; Infinity for lifetime';
-
 CREATE FUNCTION quota.get_users_near_quota_limit(p_threshold_percent numeric DEFAULT 80)
 	RETURNS TABLE (
 		user_id			uuid,
@@ -52,7 +34,7 @@ BEGIN
 		ORDER BY pl.plan, pl.metric, quota.period_length(pl.period) DESC, pl.period
 	)
 	SELECT a.user_id, a.metric, a.period, a.used, l.limit_amount,
-		CASE WHEN l.limit_amount = 0 THEN 100.00 ELSE round(100 * a.used / l.limit_amount, 2) END
+		CASE WHEN l.limit_amount = 0 THEN 100 ELSE trim_scale(round(100 * a.used / l.limit_amount, 2)) END
 	FROM quota.usage_tracking a
 	LEFT JOIN quota.subscriptions s ON s.user_id = a.user_id
 	LEFT JOIN quota.plan_limits pl

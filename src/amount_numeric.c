@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 
 #include "amount_numeric.h"
+#include "compat.h"
 
 #define DIGIT_BASE		10000
 

@@ -15,6 +15,11 @@
 #error "quota needs PostgreSQL 14 or newer"
 #endif
 
+/* 16: what a varlena is made of is no longer in postgres.h */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* 15: reserving a prefix also rejects unknown settings that are set later */
 #if PG_VERSION_NUM < 150000
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
@@ -122,10 +127,8 @@ compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot,
 static inline void
 compat_init_materialized_srf(FunctionCallInfo fcinfo)
 {
-#if PG_VERSION_NUM >= 160000
+#if PG_VERSION_NUM >= 150000
 	InitMaterializedSRF(fcinfo, 0);
-#elif PG_VERSION_NUM >= 150000
-	SetSingleFuncCall(fcinfo, 0);
 #else
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext old;

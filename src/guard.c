@@ -14,6 +14,7 @@
 #include "utils/jsonb.h"
 
 #include "amount_numeric.h"
+#include "compat.h"
 #include "guard.h"
 
 /*

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "amount_numeric.h"
+#include "compat.h"
 #include "guc.h"
 #include "ledger.h"
 

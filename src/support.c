@@ -30,6 +30,7 @@ PG_FUNCTION_INFO_V1(quota_checked_amount);
 PG_FUNCTION_INFO_V1(quota_clock);
 PG_FUNCTION_INFO_V1(quota_new_id);
 PG_FUNCTION_INFO_V1(quota_resolve_metric);
+PG_FUNCTION_INFO_V1(quota_period_length);
 PG_FUNCTION_INFO_V1(quota_period_bounds);
 PG_FUNCTION_INFO_V1(quota_invalidate_limits);
 
@@ -114,6 +115,14 @@ quota_resolve_metric(PG_FUNCTION_ARGS)
 {
 	catalog_refresh();
 	PG_RETURN_TEXT_P(cstring_to_text(limit_metric_name(guard_metric(fcinfo, 0))));
+}
+
+Datum
+quota_period_length(PG_FUNCTION_ARGS)
+{
+	Period		period = parse_period(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	PG_RETURN_INT64(period_length(&period));
 }
 
 Datum
