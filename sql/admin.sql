@@ -15,7 +15,7 @@ CREATE FUNCTION quota.checked_user(p_user_id uuid) RETURNS uuid
 AS $$
 BEGIN
 	IF p_user_id IS NULL THEN
-		RAISE EXCEPTION 'user must not be null'
+		RAISE EXCEPTION 'user id must not be null'
 			USING ERRCODE = '22023',
 				HINT = 'Pass the uuid of the user, team or tenant.';
 	END IF;
@@ -26,7 +26,7 @@ COMMENT ON FUNCTION quota.checked_user(uuid) IS
 'Returns its argument if it names a subject; raises 22023 when it is null';
 
 CREATE FUNCTION quota.checked_expiry(p_expires_at timestamptz) RETURNS timestamptz
-	LANGUAGE plpgsql VOLATILE PARALLEL SAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
 	SET search_path = quota, pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -99,7 +99,7 @@ BEGIN
 	IF p_strategy IS DISTINCT FROM 'keep' THEN
 		RAISE EXCEPTION 'unknown strategy %', coalesce('"' || p_strategy || '"', 'NULL')
 			USING ERRCODE = '22023',
-				HINT = 'The strategy is "keep": what was used so far counts against the limits of the new plan.';
+				HINT = 'The strategy is "keep": what was used so far counts against the limits of the new plan, window by window.';
 	END IF;
 	IF NOT isfinite(p_anchor) THEN
 		RAISE EXCEPTION 'anchor must be finite'
@@ -151,7 +151,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota.assign_plan(uuid, text, text, timestamptz, text, text) IS
-'Puts a subject on a plan from now on; its counts stay (strategy "keep"), its anchor and time zone stay unless given';
+'Puts a subject on a plan from now on; what it has used of a window counts against the new plan''s window of the same period (strategy "keep"), its anchor and time zone stay unless given';
 
 -- Bonuses ----------------------------------------------------------------------
 

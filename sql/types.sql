@@ -43,6 +43,6 @@ COMMENT ON FUNCTION quota.valid_limit(numeric) IS
 
 CREATE FUNCTION quota.clock() RETURNS timestamptz
 	AS 'MODULE_PATHNAME', 'quota_clock'
-	LANGUAGE C VOLATILE PARALLEL SAFE;
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION quota.clock() IS
 'The time that decisions are made at: clock_timestamp(), or the instant that quota.test_clock names';

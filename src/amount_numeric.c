@@ -20,6 +20,10 @@
 
 #define DIGIT_BASE		10000
 
+#define WIRE_POSITIVE		0x0000
+#define WIRE_NEGATIVE		0x4000
+#define WIRE_MINUS_INFINITY	0xF000
+
 /* 10000^6 units still leave room for the millionths in 128 bits */
 #define MAX_WEIGHT		6
 
@@ -40,18 +44,24 @@ wire_int16(const char *p)
 	return (int16) pg_ntoh16(n);
 }
 
+/*
+ * Convert as far as that is exact.  *sign is that of the number itself, also
+ * where it does not fit; it is 1 for NaN.
+ */
 static NumericFit
-convert(Datum numeric, Amount *result)
+convert(Datum numeric, Amount *result, int *sign)
 {
 	bytea	   *wire = DatumGetByteaPP(DirectFunctionCall1(numeric_send, numeric));
 	const char *p = VARDATA_ANY(wire);
 	int			ndigits = wire_int16(p);
 	int			weight = wire_int16(p + 2);
-	uint16		sign = (uint16) wire_int16(p + 4);
+	uint16		wire_sign = (uint16) wire_int16(p + 4);
 	Amount		sum = 0;
 	NumericFit	fit = FIT_EXACT;
 
-	if (sign != 0x0000 && sign != 0x4000)
+	*sign = wire_sign == WIRE_NEGATIVE || wire_sign == WIRE_MINUS_INFINITY ? -1 :
+		wire_sign == WIRE_POSITIVE && ndigits == 0 ? 0 : 1;
+	if (wire_sign != WIRE_POSITIVE && wire_sign != WIRE_NEGATIVE)
 		fit = FIT_NOT_FINITE;
 	else if (ndigits > 0 && weight > MAX_WEIGHT)
 		fit = FIT_TOO_LARGE;
@@ -75,7 +85,7 @@ convert(Datum numeric, Amount *result)
 			else if (digit != 0)
 				fit = FIT_TOO_MANY_DECIMALS;
 		}
-		*result = sign == 0x4000 ? -sum : sum;
+		*result = *sign < 0 ? -sum : sum;
 	}
 	pfree(wire);
 	return fit;
@@ -86,8 +96,9 @@ Amount
 amount_from_datum(Datum numeric)
 {
 	Amount		amount = 0;
+	int			sign;
 
-	if (convert(numeric, &amount) != FIT_EXACT || amount < 0)
+	if (convert(numeric, &amount, &sign) != FIT_EXACT || sign < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("stored amount is not a quantity"),
@@ -112,7 +123,7 @@ raise_unless_exact(NumericFit fit, const char *what, Numeric num)
 			 errdetail("The value is %s.",
 					   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
 			 fit == FIT_TOO_MANY_DECIMALS ?
-			 errhint("Round it before the call, so that what is counted is what you mean.") : 0));
+			 errhint("Round it first, so that what counts is what you mean.") : 0));
 }
 
 /*
@@ -123,10 +134,11 @@ Amount
 amount_from_argument(Numeric num)
 {
 	Amount		amount = 0;
-	NumericFit	fit = convert(NumericGetDatum(num), &amount);
+	int			sign;
+	NumericFit	fit = convert(NumericGetDatum(num), &amount, &sign);
 
 	/* a negative amount is wrong before it is imprecise */
-	if ((fit == FIT_EXACT || fit == FIT_TOO_MANY_DECIMALS) && amount <= 0)
+	if (sign <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("amount must be greater than zero"),
@@ -143,9 +155,10 @@ void
 amount_check_limit(Numeric num)
 {
 	Amount		amount = 0;
-	NumericFit	fit = convert(NumericGetDatum(num), &amount);
+	int			sign;
+	NumericFit	fit = convert(NumericGetDatum(num), &amount, &sign);
 
-	if ((fit == FIT_EXACT || fit == FIT_TOO_MANY_DECIMALS) && amount < 0)
+	if (sign < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("limit must not be negative"),

@@ -53,9 +53,19 @@ static const char *const indexes[INDEX_COUNT] = {
 	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = "idx_usage_events_idempotency_lookup",
 };
 
-static Oid	table_oids[TABLE_COUNT];
-static Oid	index_oids[INDEX_COUNT];
-static Oid	outcome_type;
+/*
+ * An OID that is no longer valid is looked up again, but kept until then: the
+ * messages that concern it have to be recognized all the time.
+ */
+typedef struct CachedOid
+{
+	Oid			oid;
+	bool		valid;
+} CachedOid;
+
+static CachedOid table_oids[TABLE_COUNT];
+static CachedOid index_oids[INDEX_COUNT];
+static CachedOid outcome_type;
 
 /*
  * Counted up whenever cached limits, or cached knowledge about overrides, may
@@ -66,34 +76,31 @@ static uint64 limits_generation = 1;
 static uint64 overrides_generation = 1;
 
 static void
-forget_oids(void)
+invalidate(CachedOid *cached, Oid relid)
 {
-	memset(table_oids, 0, sizeof(table_oids));
-	memset(index_oids, 0, sizeof(index_oids));
-	outcome_type = InvalidOid;
+	if (relid == InvalidOid || cached->oid == relid)
+		cached->valid = false;
 }
 
+/* relid InvalidOid means: everything */
 static void
 relcache_callback(Datum arg, Oid relid)
 {
-	bool		ours = (relid == InvalidOid);
-
-	for (int i = 0; i < TABLE_COUNT && !ours; i++)
-		ours = (table_oids[i] == relid);
-	for (int i = 0; i < INDEX_COUNT && !ours; i++)
-		ours = (index_oids[i] == relid);
-	if (!ours)
-		return;
-
-	if (relid == InvalidOid || relid == table_oids[TABLE_LIMIT_OVERRIDES])
-		overrides_generation++;
-	if (relid == InvalidOid ||
-		relid == table_oids[TABLE_METRICS] ||
-		relid == table_oids[TABLE_METRIC_ALIASES] ||
-		relid == table_oids[TABLE_PLANS] ||
-		relid == table_oids[TABLE_PLAN_LIMITS])
-		limits_generation++;
-	forget_oids();
+	for (int i = 0; i < TABLE_COUNT; i++)
+	{
+		if (relid != InvalidOid && relid != table_oids[i].oid)
+			continue;
+		table_oids[i].valid = false;
+		/* dropping the extension drops its types with its tables */
+		outcome_type.valid = false;
+		if (i == TABLE_LIMIT_OVERRIDES)
+			overrides_generation++;
+		else if (i == TABLE_METRICS || i == TABLE_METRIC_ALIASES ||
+				 i == TABLE_PLANS || i == TABLE_PLAN_LIMITS)
+			limits_generation++;
+	}
+	for (int i = 0; i < INDEX_COUNT; i++)
+		invalidate(&index_oids[i], relid);
 }
 
 /* OID of the schema; registers the callback before any OID can be stored */
@@ -118,16 +125,24 @@ schema_oid(void)
 	return schema;
 }
 
+/* OID of a relation that may be known already; raises an error if it is missing */
 static Oid
-relation_oid(const char *name)
+relation_oid(CachedOid *cached, const char *name)
 {
-	Oid			relid = get_relname_relid(name, schema_oid());
+	Oid			relid;
+
+	if (cached->valid)
+		return cached->oid;
+
+	relid = get_relname_relid(name, schema_oid());
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"%s.%s\" does not exist", QUOTA_SCHEMA, name),
 				 errhint("Restore it, or drop and create the extension.")));
+	cached->oid = relid;
+	cached->valid = true;
 	return relid;
 }
 
@@ -145,14 +160,7 @@ catalog_refresh(void)
 Oid
 catalog_table(QuotaTable table)
 {
-	Oid			relid = table_oids[table];
-
-	if (!OidIsValid(relid))
-	{
-		relid = relation_oid(tables[table].name);
-		table_oids[table] = relid;
-	}
-	return relid;
+	return relation_oid(&table_oids[table], tables[table].name);
 }
 
 /*
@@ -162,23 +170,16 @@ catalog_table(QuotaTable table)
 Oid
 catalog_index(QuotaIndex index)
 {
-	Oid			relid = index_oids[index];
-
-	if (!OidIsValid(relid))
-	{
-		relid = relation_oid(indexes[index]);
-		index_oids[index] = relid;
-	}
-	return relid;
+	return relation_oid(&index_oids[index], indexes[index]);
 }
 
 /* OID of the type quota.outcome */
 Oid
 catalog_outcome_type(void)
 {
-	Oid			type = outcome_type;
+	Oid			type = outcome_type.oid;
 
-	if (!OidIsValid(type))
+	if (!outcome_type.valid)
 	{
 		type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 							   CStringGetDatum("outcome"),
@@ -187,7 +188,8 @@ catalog_outcome_type(void)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("type \"%s.outcome\" does not exist", QUOTA_SCHEMA)));
-		outcome_type = type;
+		outcome_type.oid = type;
+		outcome_type.valid = true;
 	}
 	return type;
 }

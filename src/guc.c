@@ -41,7 +41,7 @@ static const struct config_enum_entry isolation_options[] = {
 	{NULL, 0, false}
 };
 
-/* Accepts what timestamptz accepts, except values relative to now */
+/* Accepts what timestamptz accepts; "now" and the like are those of the SET */
 static bool
 check_test_clock(char **newval, void **extra, GucSource source)
 {

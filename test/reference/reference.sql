@@ -70,7 +70,7 @@ $$;
 -- steps), always from the original anchor, so that a monthly 31st is the 28th
 -- in February and the 31st again in March.  Days and longer units are stepped
 -- in local time; minutes and hours are elapsed time, whatever the local clock
--- does.  Both bounds are NULL for a lifetime.
+-- does.  Not for lifetimes.
 CREATE FUNCTION quota_reference.period_bounds(
 	p_period text,
 	p_anchor timestamptz,
@@ -89,10 +89,6 @@ DECLARE
 	v_step		interval;
 	v_k			integer;
 BEGIN
-	IF v_unit = 'lifetime' THEN
-		RETURN;
-	END IF;
-
 	-- the calendar begins on a Saturday, but weeks begin on Mondays
 	v_origin := coalesce(p_anchor AT TIME ZONE p_time_zone,
 						 CASE WHEN v_unit = 'week' THEN timestamp '2000-01-03'
@@ -142,29 +138,33 @@ AS $$
 DECLARE
 	v_accounts	quota_reference.account[] := p_subject.accounts;
 	a			quota_reference.account;
-	v_bounds	record;
+	v_from		timestamptz;
+	v_start		timestamptz;
+	v_end		timestamptz;
 BEGIN
 	FOR i IN 1 .. cardinality(v_accounts) LOOP
 		a := v_accounts[i];
 		CONTINUE WHEN a.used IS NOT NULL AND (a.period_end <= p_now) IS NOT TRUE;
 
-		-- without a subscription there is no anniversary to count from
-		IF a.basis = 'first_use' OR (a.basis = 'subscription' AND p_subject.anchor IS NULL) THEN
-			a.basis := 'first_use';
-			a.anchor := coalesce(a.anchor, p_now);
-		END IF;
-
 		-- gauges are levels and features are facts: neither starts again
-		v_bounds := quota_reference.period_bounds(
-			CASE p_subject.kind WHEN 'counter' THEN a.period ELSE 'lifetime' END,
-			CASE a.basis WHEN 'first_use' THEN a.anchor WHEN 'subscription' THEN p_subject.anchor END,
-			p_subject.time_zone,
-			p_now);
+		v_start := NULL;
+		v_end := NULL;
+		IF p_subject.kind = 'counter' AND a.period <> 'lifetime' THEN
+			-- without a subscription there is no anniversary to count from
+			IF a.basis = 'first_use' OR (a.basis = 'subscription' AND p_subject.anchor IS NULL) THEN
+				a.anchor := coalesce(a.anchor, p_now);
+				v_from := a.anchor;
+			ELSE
+				v_from := CASE a.basis WHEN 'subscription' THEN p_subject.anchor END;
+			END IF;
+			SELECT p.period_start, p.period_end INTO v_start, v_end
+			  FROM quota_reference.period_bounds(a.period, v_from, p_subject.time_zone, p_now) AS p;
+		END IF;
 
 		-- After a change of anchor the new period may reach back into the old
 		-- one; that time has been counted already.
-		a.period_start := greatest(coalesce(v_bounds.period_start, p_now), a.period_end);
-		a.period_end := v_bounds.period_end;
+		a.period_start := greatest(coalesce(v_start, p_now), a.period_end);
+		a.period_end := v_end;
 		a.is_new := a.is_new OR a.used IS NULL;
 		a.is_moved := NOT a.is_new;
 		a.used := 0;
@@ -328,7 +328,8 @@ BEGIN
 								THEN quota_reference.bonus_left(p_user_id, p_subject.metric, a.period_end)
 								ELSE 0 END;
 				IF p_amount <= a.limit_amount + v_later THEN
-					v_retry := a.period_end - p_now;
+					-- in elapsed time: a "day" would have 23 or 25 hours at times
+					v_retry := make_interval(secs => extract(epoch FROM a.period_end - p_now)::float8);
 				END IF;
 			END IF;
 

@@ -108,10 +108,11 @@ SELECT allowed, trim_scale(remaining) AS remaining, trim_scale(bonus_used) AS bo
 	FROM check_and_consume_quota(:'dan', 'bonuses_calls', 13);
 SELECT * FROM pg_temp.allocations(:'dan');
 SELECT * FROM pg_temp.bonuses(:'dan');
-SELECT allowed, trim_scale(remaining) AS remaining, bonus_used, used FROM check_and_consume_quota(:'dan', 'bonuses_calls', 10.25);
+SELECT allowed, trim_scale(remaining) AS remaining, bonus_used, trim_scale(used) AS used
+	FROM check_and_consume_quota(:'dan', 'bonuses_calls', 10.25);
 SELECT * FROM pg_temp.bonuses(:'dan');
 -- (what B and C had used before has no entries here)
-SELECT metric, recorded, trim_scale(expected) AS expected FROM verify_ledger(:'dan') ORDER BY recorded;
+SELECT metric, trim_scale(recorded) AS recorded, trim_scale(expected) AS expected FROM verify_ledger(:'dan') ORDER BY recorded;
 
 -- Expiry is exclusive, to the microsecond ----------------------------------------------------
 

@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# What bench/run and bench/instructions share, on top of scripts/lib.sh: the
+# database and the calls to compare.  Sourced, never run.
+
+CALLS=20				# calls after each draw of subjects, see setup.sql
+
+# The peers.  All calls are single statements, each its own transaction.
+#
+#	granted, denied, keyed		the C function
+#	reference, reference_denied	test/reference/reference.sql
+#	cte							the writes of a granted call, and nothing else
+#	cte_linked					so, and the audit row names its event
+#	draw						no call at all
+call_of()
+{
+	case $1 in
+		granted) echo "SELECT * FROM quota.check_and_consume_quota($2, 'calls');" ;;
+		denied) echo "SELECT * FROM quota.check_and_consume_quota($2, 'exhausted');" ;;
+		keyed) echo "SELECT * FROM quota.check_and_consume_quota($2, 'calls', 1, :key);" ;;
+		reference) echo "SELECT * FROM quota_reference.check_and_consume_quota($2, 'calls');" ;;
+		reference_denied) echo "SELECT * FROM quota_reference.check_and_consume_quota($2, 'exhausted');" ;;
+		cte) cte_of "$2" '' "$2" 'quota.new_id(now())' '' ;;
+		cte_linked) cte_of "$2" ' RETURNING id, user_id' user_id id ' FROM entry' ;;
+		draw) ;;
+	esac
+}
+
+# The same rows, with constants for what the function works out, and no answer.
+# An audit row that names its event costs SQL a join of two CTEs; the plain form
+# spares itself that and makes up an identifier, so it is the cheapest peer.
+cte_of()
+{
+	cat <<END
+WITH charge AS (
+	UPDATE quota.usage_tracking SET used = used + 1
+	WHERE user_id = $1 AND metric = 'calls' AND period = 'month'
+), entry AS (
+	INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period, created_at)
+	VALUES (quota.new_id(now()), $1, 'calls', 'consume', 1, 0, 'month', now())$2
+)
+INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+	plan_limit, current_usage, remaining, period, action, event_id, created_at)
+SELECT quota.new_id(now()), $3, 'calls', 1, true, 'ok',
+	1000000000, 1, 999999999, 'month', 'consume', $4, now()$5;
+END
+}
+
+# write_scripts PEER …: $WORK/PEER.sql for pgbench
+write_scripts()
+{
+	local peer i
+	for peer; do
+		{
+			echo '\set n random(1, 10000)'
+			echo 'SELECT * FROM bench.draws WHERE n = :n \gset'
+			for ((i = 1; i <= CALLS; i++)); do
+				[ "$peer" != keyed ] || echo '\set key random(1, 9000000000000000000)'
+				call_of "$peer" ":u$i"
+			done
+		} >"$WORK/$peer.sql"
+	done
+}
+
+# create_database NAME SUBJECTS DENIED
+create_database()
+{
+	run createdb "$1"
+	run psql -X -q -d "$1" -v subjects="$2" -v denied="$3" \
+		-f "$WORK/tree/bench/setup.sql" >"$WORK/setup.log" 2>&1 ||
+		{ cat "$WORK/setup.log" >&2; die "could not prepare database $1"; }
+}
+
+describe_machine()
+{
+	local cpu memory
+	cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
+	memory=$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1024 / 1024 }' /proc/meminfo)
+	echo "$(nproc) x ${cpu:-$(uname -m)}, $memory, Linux $(uname -r), $("$BIN/postgres" --version)"
+}
