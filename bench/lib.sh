@@ -19,29 +19,36 @@ call_of()
 		keyed) echo "SELECT * FROM quota.check_and_consume_quota($2, 'calls', 1, :key);" ;;
 		reference) echo "SELECT * FROM quota_reference.check_and_consume_quota($2, 'calls');" ;;
 		reference_denied) echo "SELECT * FROM quota_reference.check_and_consume_quota($2, 'exhausted');" ;;
-		cte) cte_of "$2" '' "$2" 'quota.new_id(now())' '' ;;
-		cte_linked) cte_of "$2" ' RETURNING id, user_id' user_id id ' FROM entry' ;;
+		cte) cte_of "$2" plain ;;
+		cte_linked) cte_of "$2" linked ;;
 		draw) ;;
 	esac
 }
 
-# The same rows, with constants for what the function works out, and no answer.
-# An audit row that names its event costs SQL a join of two CTEs; the plain form
-# spares itself that and makes up an identifier, so it is the cheapest peer.
+# The writes of a granted call, with constants for what the function works out,
+# and no answer.  An audit row that names its event costs SQL a second CTE scan;
+# the plain form makes up an identifier instead, and so is the cheapest peer.
 cte_of()
 {
+	local returning='' audit
+	local row="'calls', 1::numeric, true, 'ok', 1000000000::numeric, 1::numeric, 999999999::numeric, 'month', 'consume'"
+	if [ "$2" = linked ]; then
+		returning='RETURNING id, user_id'
+		audit="SELECT quota.new_id(now()), user_id, $row, id, now() FROM entry"
+	else
+		audit="VALUES (quota.new_id(now()), $1, $row, quota.new_id(now()), now())"
+	fi
 	cat <<END
 WITH charge AS (
 	UPDATE quota.usage_tracking SET used = used + 1
 	WHERE user_id = $1 AND metric = 'calls' AND period = 'month'
 ), entry AS (
 	INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period, created_at)
-	VALUES (quota.new_id(now()), $1, 'calls', 'consume', 1, 0, 'month', now())$2
+	VALUES (quota.new_id(now()), $1, 'calls', 'consume', 1, 0, 'month', now()) $returning
 )
 INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
 	plan_limit, current_usage, remaining, period, action, event_id, created_at)
-SELECT quota.new_id(now()), $3, 'calls', 1, true, 'ok',
-	1000000000, 1, 999999999, 'month', 'consume', $4, now()$5;
+$audit;
 END
 }
 

@@ -93,7 +93,10 @@ put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
 	TimestampTz not_before = DT_NOBEGIN;
 
 	while (!charge_read(set, user_id, metric, view, not_before, &charge))
+	{
+		CHECK_FOR_INTERRUPTS();
 		not_before = charge.now;
+	}
 	charge_decide(set, &charge, AMOUNT_UNIT, view);
 	for (int i = 0; i < charge.limits.nlimits; i++)
 		put_limit(rsinfo, &charge, i);
