@@ -111,8 +111,10 @@ account_roll(Account *account, TimestampTz now)
 		TimestampTz start;
 
 		period_bounds(&limit->period, account_anchor(account, now),
-					  limit_zone(account->limits), account->current.start,
-					  &start, &account->current.end);
+					  limit_zone(account->limits), now, &start,
+					  &account->current.end);
+		if (start > account->current.start)
+			account->current.end = start;
 	}
 
 	if (account->exists && now < account->current.end)

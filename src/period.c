@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "miscadmin.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
@@ -136,7 +137,8 @@ local_time(TimestampTz instant, pg_tz *zone)
 
 /*
  * The instant at which the zone's wall clock shows a time.  By core's rules, a
- * time that a clock change skips is the instant of the change, and of a time
+ * time that a clock change skips is read as if the clock had not been changed
+ * yet (a midnight that is skipped is the instant of the change), and of a time
  * that occurs twice the second occurrence counts.
  */
 static TimestampTz
@@ -160,6 +162,17 @@ floor_div(int64 a, int64 b)
 	int64		q = a / b;
 
 	return (a % b < 0) ? q - 1 : q;
+}
+
+/* a - b, which timestamps at both ends of the range can overflow */
+static int64
+span(Timestamp a, Timestamp b)
+{
+	int64		result;
+
+	if (pg_sub_s64_overflow(a, b, &result))
+		out_of_range();
+	return result;
 }
 
 /* Local time a number of months later, on the last day if the month is short */
@@ -239,7 +252,7 @@ period_bounds(const Period *period, const TimestampTz *anchor, pg_tz *zone,
 	{
 		TimestampTz first = anchor ? *anchor : instant_of(calendar, zone);
 
-		*start = first + floor_div(at - first, usecs) * usecs;
+		*start = first + floor_div(span(at, first), usecs) * usecs;
 		*end = *start + usecs;
 		if (!IS_VALID_TIMESTAMP(*start) || !IS_VALID_TIMESTAMP(*end))
 			out_of_range();
@@ -261,7 +274,7 @@ period_bounds(const Period *period, const TimestampTz *anchor, pg_tz *zone,
 					  (t.tm_mon - a.tm_mon), months);
 	}
 	else
-		k = floor_div(local_at - local_anchor, usecs);
+		k = floor_div(span(local_at, local_anchor), usecs);
 
 	/*
 	 * The guess is at most a step off: by the day within the month, or where

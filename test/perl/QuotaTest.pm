@@ -7,6 +7,9 @@ use warnings FATAL => 'all';
 
 use Exporter 'import';
 use IPC::Run;
+
+# What has not happened after a minute will not happen.
+BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} //= 60 }
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

@@ -44,6 +44,7 @@ CREATE TYPE quota_reference.subject AS (
 	kind			text,
 	anchor			timestamptz,	-- of the subscription; NULL = there is none
 	time_zone		text,
+	valid_until		timestamptz,	-- when an override that counts now expires; NULL = never
 	accounts		quota_reference.account[]
 );
 
@@ -177,7 +178,8 @@ $$;
 
 -- Limits ---------------------------------------------------------------------
 
--- Raises QU002 for an unknown metric, QU003 for an unknown default plan
+-- The limits in force at p_at.  Raises QU002 for an unknown metric, QU003 for an
+-- unknown default plan.
 CREATE FUNCTION quota_reference.resolve(p_user_id uuid, p_metric text, p_at timestamptz)
 	RETURNS quota_reference.subject
 	LANGUAGE plpgsql STABLE
@@ -188,6 +190,7 @@ DECLARE
 	v_time_zone	text;
 	v_accounts	quota_reference.account[];
 	v_overrides	boolean;
+	v_until		timestamptz;
 	v_other		text;
 BEGIN
 	SELECT m.kind, s.anchor, s.time_zone,
@@ -234,7 +237,7 @@ BEGIN
 			  FROM unnest(v_accounts) AS l
 		), overridden AS (
 			-- one that names its window goes before one for the allowance
-			SELECT DISTINCT ON (w.period) w.period, o.limit_amount
+			SELECT DISTINCT ON (w.period) w.period, o.limit_amount, o.expires_at
 			  FROM quota.limit_overrides AS o
 			  CROSS JOIN LATERAL (
 					SELECT coalesce(o.period, (SELECT l.period FROM planned AS l WHERE l.longest), 'lifetime')
@@ -246,13 +249,15 @@ BEGIN
 		), limits AS (
 			SELECT period,
 				   CASE WHEN o.period IS NULL THEN l.limit_amount ELSE o.limit_amount END AS limit_amount,
-				   coalesce(l.basis, 'calendar') AS basis
+				   coalesce(l.basis, 'calendar') AS basis,
+				   o.expires_at
 			  FROM planned AS l
 			  FULL JOIN overridden AS o USING (period)
 		)
 		SELECT coalesce(array_agg(ROW(l.period, l.limit_amount, l.basis, a.period_start, a.period_end, a.used, a.held,
-									  a.anchor, 1, false, false)::quota_reference.account), '{}')
-		  INTO v_accounts
+									  a.anchor, 1, false, false)::quota_reference.account), '{}'),
+			   min(l.expires_at)
+		  INTO v_accounts, v_until
 		  FROM limits AS l
 		  LEFT JOIN quota.usage_tracking AS a
 			ON a.user_id = p_user_id AND a.metric = p_metric AND a.period = l.period;
@@ -266,7 +271,7 @@ BEGIN
 				  FROM unnest(v_accounts) AS l) AS w;
 	END IF;
 
-	RETURN ROW(p_metric, v_kind, v_anchor, v_time_zone, v_accounts)::quota_reference.subject;
+	RETURN ROW(p_metric, v_kind, v_anchor, v_time_zone, v_until, v_accounts)::quota_reference.subject;
 END
 $$;
 
@@ -472,7 +477,8 @@ BEGIN
 			 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = v_period
 			   FOR NO KEY UPDATE;
 			v_now := greatest(quota.clock(), v_start);
-			v_common := v_used IS NOT NULL AND (v_room < 0) IS NOT TRUE AND (v_end <= v_now) IS NOT TRUE;
+			v_common := v_used IS NOT NULL AND (v_room < 0) IS NOT TRUE AND (v_end <= v_now) IS NOT TRUE
+						AND (v_subject.valid_until <= v_now) IS NOT TRUE;
 			IF v_common AND v_hash IS NOT NULL THEN
 				v_common := NOT EXISTS (SELECT FROM quota.usage_events AS e WHERE e.key_hash = v_hash);
 			END IF;
@@ -508,11 +514,21 @@ BEGIN
 	-- Any other call: first on the committed state, which is enough for a denial,
 	-- then again on the locked one.
 	LOOP
-		-- an account's time never runs backwards
-		v_now := quota.clock();
+		-- an account's time never runs backwards, nor does the time of a call
+		v_now := greatest(v_now, quota.clock());
 		FOREACH a IN ARRAY v_subject.accounts LOOP
 			v_now := greatest(v_now, a.period_start);
 		END LOOP;
+
+		-- a limit that is over by then does not count
+		IF v_subject.valid_until <= v_now THEN
+			DELETE FROM quota.usage_tracking AS t
+			 WHERE t.user_id = p_user_id AND t.metric = v_metric AND t.period = ANY (v_created);
+			v_created := '{}';
+			v_locked := false;
+			v_subject := quota_reference.resolve(p_user_id, p_metric, v_now);
+			CONTINUE;
+		END IF;
 
 		v_subject.accounts := quota_reference.roll(v_subject, v_now);
 		v_bonus := quota_reference.bonus_left(p_user_id, v_metric, v_now);
@@ -705,9 +721,12 @@ DECLARE
 	a			quota_reference.account;
 BEGIN
 	PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, NULL, NULL);
-	v_subject := quota_reference.resolve(p_user_id, p_metric, v_now);
-	FOREACH a IN ARRAY v_subject.accounts LOOP
-		v_now := greatest(v_now, a.period_start);
+	LOOP
+		v_subject := quota_reference.resolve(p_user_id, p_metric, v_now);
+		FOREACH a IN ARRAY v_subject.accounts LOOP
+			v_now := greatest(v_now, a.period_start);
+		END LOOP;
+		EXIT WHEN (v_subject.valid_until <= v_now) IS NOT TRUE;
 	END LOOP;
 	v_subject.accounts := quota_reference.roll(v_subject, v_now);
 	RETURN quota_reference.decide(p_user_id, v_subject, p_amount,

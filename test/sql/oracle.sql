@@ -188,9 +188,12 @@ CREATE FUNCTION pg_temp.differences(p_engine uuid, p_reference uuid)
 	RETURNS TABLE (side text, relation text, trace jsonb)
 	LANGUAGE sql STABLE
 AS $$
-	(SELECT 'engine', * FROM pg_temp.traces(p_engine) EXCEPT ALL SELECT 'engine', * FROM pg_temp.traces(p_reference))
-	UNION ALL
-	(SELECT 'reference', * FROM pg_temp.traces(p_reference) EXCEPT ALL SELECT 'reference', * FROM pg_temp.traces(p_engine))
+	SELECT CASE WHEN sum(x.n) > 0 THEN 'engine' ELSE 'reference' END, x.relation, x.trace
+	  FROM (SELECT 1 AS n, e.* FROM pg_temp.traces(p_engine) AS e
+			UNION ALL
+			SELECT -1, r.* FROM pg_temp.traces(p_reference) AS r) AS x
+	 GROUP BY x.relation, x.trace
+	HAVING sum(x.n) <> 0
 $$;
 
 -- The walk -----------------------------------------------------------------------
@@ -364,19 +367,25 @@ BEGIN
 		v_difference := NULL;
 		IF (e.error, pg_temp.comparable(e.answer)) IS DISTINCT FROM (r.error, pg_temp.comparable(r.answer)) THEN
 			v_difference := 'the answers';
-		ELSIF (SELECT array_agg(to_jsonb(x) - 'user_id' ORDER BY x.metric, x.period) FROM quota.usage_tracking AS x
-				WHERE x.user_id = t.engine)
-			  IS DISTINCT FROM
-			  (SELECT array_agg(to_jsonb(x) - 'user_id' ORDER BY x.metric, x.period) FROM quota.usage_tracking AS x
-				WHERE x.user_id = t.reference)
-			  OR v_step % 200 = 0 AND EXISTS (SELECT FROM pg_temp.differences(t.engine, t.reference))
-		THEN
-			v_difference := 'the rows left';
-		ELSIF (e.answer).event_id IS NOT NULL
-			  AND NOT EXISTS (SELECT FROM quota.usage_events AS x
-							   WHERE x.id = (e.answer).event_id AND x.user_id = t.engine AND x.amount = v_amount)
-		THEN
-			v_difference := 'event_id and the ledger';
+		ELSIF (e.answer).event_id IS NOT NULL THEN
+			PERFORM FROM quota.usage_events AS x
+			  WHERE x.id = (e.answer).event_id AND x.user_id = t.engine AND x.amount = v_amount;
+			IF NOT FOUND THEN
+				v_difference := 'event_id and the ledger';
+			END IF;
+			PERFORM FROM (
+				SELECT to_jsonb(x) - 'user_id' FROM quota.usage_tracking AS x WHERE x.user_id = t.engine
+				EXCEPT
+				SELECT to_jsonb(x) - 'user_id' FROM quota.usage_tracking AS x WHERE x.user_id = t.reference) AS d;
+			IF FOUND THEN
+				v_difference := 'the accounts';
+			END IF;
+		END IF;
+		IF v_step % 250 = 0 THEN
+			PERFORM FROM pg_temp.differences(t.engine, t.reference);
+			IF FOUND THEN
+				v_difference := 'the rows left';
+			END IF;
 		END IF;
 		IF v_difference IS NOT NULL THEN
 			RAISE EXCEPTION 'step %: % differ', v_step, v_difference

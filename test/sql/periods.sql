@@ -81,7 +81,7 @@ SELECT p AS period, s.* FROM unnest(ARRAY['month', 'day', 'week', 'year', '5 min
 	pg_temp.show(p, '2026-08-31 10:02+00', 'UTC', '2026-03-10 12:00+00') AS s;
 
 -- lifetime has no bounds
-SELECT * FROM period_bounds('lifetime', '2026-01-01 00:00+00', 'UTC', '2026-03-10 12:00+00');
+SELECT * FROM quota.period_bounds('lifetime', '2026-01-01 00:00+00', 'UTC', '2026-03-10 12:00+00');
 
 -- All boundaries of three years, by local arithmetic of PostgreSQL itself ------------------------
 

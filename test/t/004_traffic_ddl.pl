@@ -29,11 +29,16 @@ CREATE TABLE answers (event_id uuid, metric text, amount numeric, allowed boolea
 CREATE SCHEMA seen;
 CREATE TABLE seen.rows (relation name, op text, moved numeric);
 CREATE FUNCTION seen.row() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+	v_moved	numeric := 1;
 BEGIN
-	INSERT INTO seen.rows VALUES (TG_TABLE_NAME, TG_OP,
-		CASE WHEN TG_TABLE_NAME <> 'usage_tracking' THEN 1
-			WHEN TG_OP = 'INSERT' THEN NEW.used + NEW.bonus_used
-			ELSE NEW.used + NEW.bonus_used - OLD.used - OLD.bonus_used END);
+	IF TG_TABLE_NAME = 'usage_tracking' THEN
+		v_moved := NEW.used + NEW.bonus_used;
+		IF TG_OP = 'UPDATE' THEN
+			v_moved := v_moved - OLD.used - OLD.bonus_used;
+		END IF;
+	END IF;
+	INSERT INTO seen.rows VALUES (TG_TABLE_NAME, TG_OP, v_moved);
 	RETURN NEW;
 END $$;
 CREATE FUNCTION seen.mark() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -179,25 +184,19 @@ is($rows, "$unmarked|t", 'a BEFORE trigger changes the rows that are written');
 query(q{ALTER TABLE quota.usage_tracking ADD CONSTRAINT extra CHECK (used >= 0 AND nextval('seen.checks') > 0) NOT VALID});
 query(q{ALTER TABLE quota.usage_events ADD CONSTRAINT extra CHECK (amount > 0 AND nextval('seen.checks') > 0) NOT VALID});
 wait_for_traffic();
-my ($events, $checks) = split /\n/, query(<<'END');
-BEGIN;
-ALTER TABLE quota.usage_events DROP CONSTRAINT extra;
-ALTER TABLE quota.usage_tracking DROP CONSTRAINT extra;
-SELECT count(*) FROM quota.usage_events;
-SELECT last_value FROM seen.checks;
-COMMIT;
-END
-ok($checks > 60, 'CHECK constraints were evaluated');
+query('ALTER TABLE quota.usage_events DROP CONSTRAINT extra');
+query('ALTER TABLE quota.usage_tracking DROP CONSTRAINT extra');
+ok(query('SELECT last_value FROM seen.checks') > 40, 'CHECK constraints were evaluated');
 
 query('ALTER TABLE quota.usage_tracking ADD COLUMN note text');
-query('ALTER TABLE quota.usage_events ADD COLUMN region text, ADD COLUMN doubled numeric GENERATED ALWAYS AS (amount * 2) STORED');
+query('ALTER TABLE quota.usage_events ADD COLUMN region text');
+query('ALTER TABLE quota.quota_audit_log ADD COLUMN region text');
 query("UPDATE quota.usage_tracking SET note = 'kept' WHERE user_id = '$old_user'");
 wait_for_traffic();
 is($old->query_safe($old_call), 't|5|95', 'the old session goes on after added columns');
 is(query("SELECT note FROM quota.usage_tracking WHERE user_id = '$old_user'"), 'kept', 'an added column keeps its value');
-is(query('SELECT count(*) FROM quota.usage_events WHERE doubled IS DISTINCT FROM amount * 2'), 0, 'a generated column is computed');
 query('ALTER TABLE quota.usage_tracking DROP COLUMN note');
-query('ALTER TABLE quota.usage_events DROP COLUMN region, DROP COLUMN doubled');
+query('ALTER TABLE quota.usage_events DROP COLUMN region');
 wait_for_traffic();
 is($old->query_safe($old_call), 't|6|94', 'the old session goes on after dropped columns');
 
@@ -213,7 +212,10 @@ sub wait_for_denials
 	return query("SELECT used FROM quota.usage_tracking WHERE user_id = '$scarce_user' AND metric = 'scarce'");
 }
 
+# ANALYZE sends a message of its own about a table that the engine knows: together
+# with the message about the limits it must not drown that one.
 is(wait_for_denials(), 100, 'the limit was used up exactly');
+query('ANALYZE quota.usage_tracking');
 query("UPDATE quota.plan_limits SET limit_amount = 150 WHERE metric = 'scarce'");
 wait_until($node, "SELECT used > 100 FROM quota.usage_tracking WHERE user_id = '$scarce_user'", 'the new limit counts');
 is(wait_for_denials(), 150, 'a raised limit was used up exactly');
@@ -234,7 +236,9 @@ foreach my $clients (@traffic)
 	is($result->{errors}, '', 'no transaction failed');
 }
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'}, 'the clients are gone');
-my $errors = join "\n", grep { /(?:ERROR|FATAL|PANIC|WARNING):/ && !/canceling statement due to user request/ }
+my $errors = join "\n", grep {
+	/(?:ERROR|FATAL|PANIC|WARNING):/
+	  && !/canceling autovacuum task|canceling statement due to user request|connection to client lost/ }
   split /\n/, slurp_file($node->logfile);
 is($errors, '', 'the server has logged no error');
 
@@ -254,5 +258,36 @@ is(sqlstate($node, "SELECT quota.check_and_consume_quota('$old_user', 'calls', 1
 is(query("SELECT count(*) FROM quota.usage_tracking WHERE user_id = '$old_user' AND metric = 'calls'"),
 	0, 'and nothing is left of the call');
 is($old->query_safe("SELECT allowed FROM quota.check_and_consume_quota('$old_user', 'calls', 9)"), 't', 'others go through');
+query('ALTER TABLE quota.usage_events DROP CONSTRAINT small');
+
+# A rewrite by ALTER TABLE leaves rows that only snapshots younger than it can see.
+# A call that has waited for it must not take the table for empty.
+my $new_user = subject(1002);
+consume($node, "'$new_user', 'scarce', 5, 'the key'", 'allowed');
+query("SELECT quota.grant_bonus('$new_user', 'scarce', 10)");
+foreach my $case (
+	[ usage_events => 'amount', "'$new_user', 'scarce', 5, 'the key'", 'allowed, already_processed', 't|t' ],
+	[ user_bonuses => 'amount', "'$new_user', 'scarce', 1", 'allowed, bonus_used', 't|1' ],
+	[ usage_tracking => 'used', "'$new_user', 'scarce', 1", 'allowed, used', 't|5' ])
+{
+	my ($table, $column, $args, $columns, $answer) = @$case;
+
+	query("ALTER TABLE quota.$table ADD COLUMN doubled numeric GENERATED ALWAYS AS ($column * 2) STORED");
+	is(consume($node, $args, $columns), $answer, "a generated column in $table");
+	is(query("SELECT count(*) FROM quota.$table WHERE doubled IS DISTINCT FROM $column * 2"),
+		0, "a generated column in $table is computed");
+	$old->query_safe("BEGIN; ALTER TABLE quota.$table DROP COLUMN doubled;
+		ALTER TABLE quota.$table ADD COLUMN doubled numeric GENERATED ALWAYS AS ($column * 2) STORED");
+	my $clients = pgbench_start($node, clients => 1, script => <<"END");
+INSERT INTO answers SELECT (o).event_id, '$table', 1, (o).allowed, (o).already_processed
+FROM quota.check_and_consume_quota($args) AS o;
+END
+	wait_until_blocked($node, 1);
+	$old->query_safe('COMMIT');
+	pgbench_stop($clients);
+	local our $TODO = $table eq 'usage_tracking' ? undef : 'the snapshot is older than the lock on the table';
+	is(query("SELECT allowed FROM answers WHERE metric = '$table'"), 't', "a call that waits for a rewrite of $table is granted");
+}
 $old->quit;
+is_sound($node, 'after rewrites');
 done_testing();

@@ -1,0 +1,128 @@
+# A dump takes everything along: in the restored database consuming goes on from
+# the same counts, with the same limits, bonuses, keys, history and rights.
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use QuotaTest;
+use Test::More;
+
+# The clock stands still, so that no period ends between dump and question.
+my $node = new_server('dump', settings => <<'END');
+quota.test_clock = '2025-03-10 12:00+00'
+quota.default_plan = 'basic'
+END
+my ($ann, $bob, $carol) = map { subject($_) } 1 .. 3;
+
+$node->safe_psql('postgres', <<"END");
+CREATE ROLE quota_app LOGIN;
+CREATE ROLE quota_monitor LOGIN;
+CREATE DATABASE custom;
+CREATE DATABASE plain;
+SELECT quota.load_preset('sheenapps');
+INSERT INTO quota.metrics (metric, kind) VALUES ('calls', 'counter'), ('seats', 'gauge');
+INSERT INTO quota.metric_aliases (alias, metric) VALUES ('requests', 'calls');
+INSERT INTO quota.plans (plan) VALUES ('basic'), ('big');
+INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, anchor) VALUES
+	('basic', 'calls', 'month', 10, 'subscription'),
+	('basic', 'calls', 'day', 6, 'first_use'),
+	('basic', 'seats', 'lifetime', 3, 'calendar'),
+	('big', 'calls', 'month', NULL, 'calendar');
+SELECT quota.grant_access('quota_app', 'app'), quota.grant_access('quota_monitor', 'monitor');
+SELECT quota.assign_plan('$ann', 'basic', p_anchor => '2025-01-31 10:00+00', p_time_zone => 'America/New_York'),
+	quota.assign_plan('$bob', 'big');
+SELECT quota.set_limit_override('$ann', 'calls', 7, '2025-04-01'), quota.set_limit_override('$bob', 'seats', 2);
+SELECT quota.grant_bonus('$ann', 'calls', 2, '2025-03-11'), quota.grant_bonus('$ann', 'calls', 2.5, p_source => 'paid');
+-- a period that is over, and the present one
+SET quota.test_clock = '2025-02-20 12:00+00';
+SELECT quota.check_and_consume_quota('$ann', 'calls', 4);
+SET quota.test_clock = '2025-03-09 11:00+00';
+SELECT quota.check_and_consume_quota('$ann', 'calls', 5, 'march', '{"page": 1}');
+RESET quota.test_clock;
+SELECT quota.check_and_consume_quota('$ann', 'requests', 3, 'split');
+SELECT quota.check_and_consume_quota('$ann', 'calls', 100);
+SELECT quota.check_and_consume_quota('$bob', 'calls', 1000000);
+SELECT quota.check_and_consume_quota('$carol', 'seats', 1);
+END
+
+my @tables = split /\n/, $node->safe_psql('postgres', q{SELECT relname FROM pg_class
+	WHERE relnamespace = 'quota'::regnamespace AND relkind IN ('r', 'p', 'S') ORDER BY relname});
+ok(@tables >= 12, 'there are tables to dump');
+is($node->safe_psql('postgres', q{SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class
+	WHERE oid IN (SELECT unnest(extconfig) FROM pg_extension WHERE extname = 'quota')}),
+	"@tables", 'all of them are marked to be dumped');
+
+sub content
+{
+	my ($database) = @_;
+
+	return $node->safe_psql($database, join ' UNION ALL ', map {
+		"SELECT '$_', count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM quota.$_ AS t" } @tables);
+}
+
+my $content = content('postgres');
+unlike($content, qr/\|0\|/, 'none of them is empty');
+my $status = "SELECT * FROM quota.get_user_quota_status('$ann')";
+my $before = $node->safe_psql('postgres', $status);
+my $acl = "SELECT what, string_agg(a::text, ' ' ORDER BY a::text) FROM ("
+  . q{SELECT oid::regprocedure::text AS what, proacl AS acl FROM pg_proc WHERE pronamespace = 'quota'::regnamespace
+	UNION ALL SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'quota'::regnamespace
+	UNION ALL SELECT nspname, nspacl FROM pg_namespace WHERE nspname = 'quota'}
+  . ") AS object CROSS JOIN unnest(acl) AS a GROUP BY what ORDER BY what";
+my $rights = $node->safe_psql('postgres', $acl);
+like($rights, qr/quota_app/, 'there are rights to dump');
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+$node->command_ok([ 'pg_dump', '--format=custom', "--file=$dir/dump", 'postgres' ], 'pg_dump --format=custom');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--dbname=custom', "$dir/dump" ], 'pg_restore');
+$node->command_ok([ 'pg_dump', "--file=$dir/dump.sql", 'postgres' ], 'pg_dump');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-o', "$dir/out", '-f', "$dir/dump.sql", 'plain' ], 'psql');
+
+foreach my $database (qw(custom plain))
+{
+	is(content($database), $content, "$database: every row is back, once");
+	is($node->safe_psql($database, $status), $before, "$database: the status is the same");
+	is($node->safe_psql($database, $acl), $rights, "$database: the rights are the same");
+	is_sound($node, $database, $database);
+
+	my $call = sub { consume($node, "'$ann', $_[0]", $_[1], $database) };
+
+	is($call->(q{'calls', 5, 'march'}, 'allowed, already_processed, used, remaining, event_id = (SELECT id FROM quota.usage_events WHERE amount = 5)'),
+		't|t|5|1|t', "$database: a key from before is answered as before");
+	is($call->(q{'requests', 3, 'split'}, 'allowed, already_processed, bonus_used, metric'),
+		't|t|1|calls', "$database: with an alias too");
+	is($call->(q{'calls', 4, 'march'}, 'reason'), 'idempotency_conflict', "$database: another amount is refused");
+	is($call->(q{'calls', 100}, 'allowed, limit_amount'), 'f|7', "$database: the override counts");
+	# The day is over for neither window, the rest is what was left before
+	my ($left) = $node->safe_psql('postgres', "SELECT remaining FROM quota.check_quota('$ann', 'calls')");
+	is($call->("'calls', $left", 'allowed, remaining'), 't|0', "$database: exactly the rest can be used");
+	is($call->(q{'calls', 0.000001}, 'allowed'), 'f', "$database: and not more");
+	is(consume($node, "'$bob', 'calls', 1", 'allowed, used', $database), 't|1000001', "$database: unlimited counts on");
+	is(consume($node, "'$carol', 'seats', 2", 'allowed, remaining', $database), 't|0', "$database: so does the default plan");
+	is(consume($node, "'$bob', 'seats', 3", 'allowed, reason', $database), 'f|quota_exceeded', "$database: an override of what the plan does not list");
+	is($node->safe_psql($database, "SELECT used FROM quota.usage_history WHERE user_id = '$ann' AND period = 'month'"),
+		'4', "$database: history is there");
+
+	is(sqlstate($node, "SELECT quota.check_and_consume_quota('$bob', 'calls')", database => $database, params => [ '-U', 'quota_app' ]),
+		'', "$database: the application's role may consume");
+	is(sqlstate($node, 'SELECT FROM quota.usage_tracking', database => $database, params => [ '-U', 'quota_app' ]),
+		'42501', "$database: and may not read tables");
+	is(sqlstate($node, 'SELECT FROM quota.usage_tracking', database => $database, params => [ '-U', 'quota_monitor' ]),
+		'', "$database: the monitor's role may read tables");
+	is(sqlstate($node, "SELECT quota.check_and_consume_quota('$bob', 'calls')", database => $database, params => [ '-U', 'quota_monitor' ]),
+		'42501', "$database: and may not consume");
+
+	# the triggers on the catalogue are there, too
+	is($node->safe_psql($database, <<"END"), "5 days\nt\nf", "$database: limits can be changed, and count at once");
+UPDATE quota.plan_limits SET period = '5 day', limit_amount = 3 WHERE plan = 'basic' AND metric = 'seats' RETURNING period;
+SELECT allowed FROM quota.check_and_consume_quota('${\subject(9)}', 'requests', 6);
+SELECT allowed FROM quota.check_and_consume_quota('${\subject(9)}', 'requests', 1);
+END
+	is_sound($node, "$database, at the end", $database);
+	is_uncorrupted($node, $database, $database);
+}
+is(content('postgres'), $content, 'the original is untouched');
+done_testing();
