@@ -181,14 +181,15 @@ account_form(const Account *account, const AccountPeriod *p,
 /*
  * Lock an account, creating it if need be.  Only an account that is as it was
  * read can be written; otherwise everything about it has to be read again after
- * relations_refresh().
+ * relations_refresh().  With "wait" false, returns ACCOUNT_BUSY instead of waiting
+ * for another transaction.
  *
  * Callers lock the accounts of a request in the order of (subject, metric,
  * period name): whoever waits for an account holds only earlier ones, so no
  * two calls wait for each other.
  */
 AccountLock
-account_lock(RelationSet *set, Account *account)
+account_lock(RelationSet *set, Account *account, bool wait)
 {
 	Datum		values[Natts_usage_tracking];
 	bool		nulls[Natts_usage_tracking];
@@ -196,9 +197,11 @@ account_lock(RelationSet *set, Account *account)
 
 	if (account->exists)
 	{
-		account->locked = (relation_lock(set, TABLE_USAGE_TRACKING, account->slot) ==
-						   ROW_UNCHANGED);
-		return account->locked ? ACCOUNT_UNCHANGED : ACCOUNT_CHANGED;
+		RowLock		lock = relation_lock(set, TABLE_USAGE_TRACKING, account->slot, wait);
+
+		account->locked = (lock == ROW_UNCHANGED);
+		return lock == ROW_UNCHANGED ? ACCOUNT_UNCHANGED :
+			lock == ROW_BUSY ? ACCOUNT_BUSY : ACCOUNT_CHANGED;
 	}
 
 	/* the current period, with nothing used of it */
@@ -206,6 +209,8 @@ account_lock(RelationSet *set, Account *account)
 	empty.start = account->current.start;
 	empty.end = account->current.end;
 	account_form(account, &empty, values, nulls);
+	if (!wait && relation_being_inserted(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, values))
+		return ACCOUNT_BUSY;
 	if (relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls))
 		return ACCOUNT_CREATED;
 

@@ -40,14 +40,15 @@ typedef enum AccountLock
 {
 	ACCOUNT_UNCHANGED,			/* locked, and as it was read */
 	ACCOUNT_CHANGED,			/* another transaction was there: read it again */
-	ACCOUNT_CREATED				/* new and locked: read it to write it */
+	ACCOUNT_CREATED,			/* new and locked: read it to write it */
+	ACCOUNT_BUSY				/* not locked: another transaction holds it */
 } AccountLock;
 
 extern void account_read(RelationSet *set, const LimitSet *limits,
 						 const QuotaLimit *limit, RelationView view, Account *account);
 extern void account_roll(Account *account, TimestampTz now);
 extern void account_state(const Account *account, WindowState *state);
-extern AccountLock account_lock(RelationSet *set, Account *account);
+extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);
 extern bool account_write(RelationSet *set, Account *account, TimestampTz now);
 
 #endif							/* QUOTA_ACCOUNT_H */

@@ -119,7 +119,7 @@ bonus_lock_and_take(RelationSet *set, BonusSet *bonuses)
 			continue;
 		slots[i] = relation_slot(set, TABLE_USER_BONUSES);
 		slots[i]->tts_tid = bonuses->tids[i];
-		if (relation_lock(set, TABLE_USER_BONUSES, slots[i]) != ROW_UNCHANGED)
+		if (relation_lock(set, TABLE_USER_BONUSES, slots[i], true) != ROW_UNCHANGED)
 			unchanged = false;
 	}
 	if (!unchanged)

@@ -197,13 +197,14 @@ decide(const DecisionInput *in, Decision *out)
 	{
 		const WindowState *l = &in->limits[denying];
 
-		out->reason = l->limit == 0 ? REASON_NOT_IN_PLAN : REASON_QUOTA_EXCEEDED;
 		out->before.binding = denying;
 		out->before.unlimited = false;
 		out->before.remaining = window_room(l, 0) +
 			(denying == in->allowance ? bonus_left : 0);
 		out->before.used = l->used;
 		out->after = out->before;
+		out->reason = l->limit == 0 && out->before.remaining == 0 ?
+			REASON_NOT_IN_PLAN : REASON_QUOTA_EXCEEDED;
 		return;
 	}
 

@@ -163,10 +163,10 @@ load_cache(uint64 generation)
 	LimitCache *c = palloc0(sizeof(LimitCache));
 
 	c->cxt = cxt;
-	relation_read_all(TABLE_METRICS, read_metric, c);
-	relation_read_all(TABLE_METRIC_ALIASES, read_alias, c);
-	relation_read_all(TABLE_PLANS, read_plan, c);
-	relation_read_all(TABLE_PLAN_LIMITS, read_limit, c);
+	(void) relation_read_all(TABLE_METRICS, read_metric, c);
+	(void) relation_read_all(TABLE_METRIC_ALIASES, read_alias, c);
+	(void) relation_read_all(TABLE_PLANS, read_plan, c);
+	(void) relation_read_all(TABLE_PLAN_LIMITS, read_limit, c);
 	MemoryContextSwitchTo(old);
 
 	if (c->nmetrics > 0)
@@ -271,7 +271,7 @@ limit_cache_no_overrides(void)
 
 	if (overrides_generation != generation)
 	{
-		no_overrides = relation_is_empty(TABLE_LIMIT_OVERRIDES);
+		no_overrides = !relation_read_all(TABLE_LIMIT_OVERRIDES, NULL, NULL);
 		overrides_generation = generation;
 	}
 	return no_overrides;

@@ -22,6 +22,10 @@
  * metric: as long as the accounts are unchanged, no other call has moved quota,
  * taken from a bonus or used a key in between.
  *
+ * If limits change while a call waits, the second try can need an account that
+ * comes before one that the first try has locked.  Waiting for it could be a
+ * deadlock, so if another call holds it, this one gives up with 40001.
+ *
  * A denial is written without any lock.  What was read was committed, and said
  * that there is no room; whatever is in progress elsewhere comes after this call.
  * So a flood of refused calls neither waits nor makes others wait.
@@ -49,6 +53,20 @@
  * the rows of accounts.
  */
 #define MAX_TRIES	100
+
+/* One call of post(), over all its tries */
+typedef struct Posting
+{
+	const Request *request;
+	const KeyHash *key;			/* NULL: none was given */
+	char	   *metric;			/* aliases resolved */
+	RelationSet *set;
+	RelationView view;			/* of accounts and bonuses */
+	Charge		charge;
+	List	   *held;			/* period names of the accounts that are locked */
+	bool		waited;			/* met another call on the same account */
+	bool		confirm;		/* look again before denying: the view can miss */
+} Posting;
 
 /*
  * Read the limits and accounts of a charge and settle the time of the decision.
@@ -153,18 +171,47 @@ charge_apply(Charge *charge, Amount amount)
 	}
 }
 
+/* Does an account come before one that an earlier try has locked? */
+static bool
+out_of_order(const Posting *posting, const char *period)
+{
+	ListCell   *lc;
+	bool		earlier = false;
+
+	foreach(lc, posting->held)
+	{
+		int			c = strcmp(period, lfirst(lc));
+
+		if (c == 0)
+			return false;
+		earlier |= (c < 0);
+	}
+	return earlier;
+}
+
 /* Lock all accounts of a charge; true if all are as they were read */
 static bool
-charge_lock(RelationSet *set, Charge *charge, bool *waited)
+charge_lock(Posting *posting)
 {
+	Charge	   *charge = &posting->charge;
 	bool		unchanged = true;
 
 	for (int i = 0; i < charge->limits.nlimits; i++)
 	{
-		AccountLock lock = account_lock(set, &charge->accounts[i]);
+		Account    *account = &charge->accounts[i];
+		const char *period = account->limit->period_name;
+		AccountLock lock = account_lock(posting->set, account,
+										!out_of_order(posting, period));
 
+		if (lock == ACCOUNT_BUSY)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("the limits of metric \"%s\" changed while the call waited for another one",
+							posting->metric),
+					 errhint("Retry the transaction.")));
+		posting->held = lappend(posting->held, pstrdup(period));
 		if (lock == ACCOUNT_CHANGED)
-			*waited = true;
+			posting->waited = true;
 		if (lock != ACCOUNT_UNCHANGED)
 			unchanged = false;
 	}
@@ -177,25 +224,27 @@ charge_lock(RelationSet *set, Charge *charge, bool *waited)
  * A call that has had to wait before holds the lock already.
  */
 static bool
-charge_write(RelationSet *set, Charge *charge, Amount amount, bool *waited)
+charge_write(Posting *posting)
 {
-	charge_apply(charge, amount);
+	Charge	   *charge = &posting->charge;
+
+	charge_apply(charge, posting->request->amount);
 
 	if (charge->limits.nlimits == 1 && charge->accounts[0].exists &&
-		charge->decision.from_bonus == 0 && !*waited)
+		charge->decision.from_bonus == 0 && !posting->waited)
 	{
-		if (account_write(set, &charge->accounts[0], charge->now))
+		if (account_write(posting->set, &charge->accounts[0], charge->now))
 			return true;
-		*waited = true;
+		posting->waited = true;
 	}
 
-	if (!charge_lock(set, charge, waited))
+	if (!charge_lock(posting))
 		return false;
 	if (charge->decision.from_bonus > 0 &&
-		!bonus_lock_and_take(set, &charge->bonuses))
+		!bonus_lock_and_take(posting->set, &charge->bonuses))
 		return false;
 	for (int i = 0; i < charge->limits.nlimits; i++)
-		(void) account_write(set, &charge->accounts[i], charge->now);
+		(void) account_write(posting->set, &charge->accounts[i], charge->now);
 	return true;
 }
 
@@ -204,15 +253,16 @@ charge_write(RelationSet *set, Charge *charge, Amount amount, bool *waited)
  * amount is another one, a conflict that tells the present state.
  */
 static void
-answer_again(RelationSet *set, const Request *request, RelationView view,
-			 Amount first_amount, Charge *charge, Outcome *outcome)
+answer_again(Posting *posting, Amount first_amount, Outcome *outcome)
 {
-	if (first_amount == request->amount)
+	Charge	   *charge = &posting->charge;
+
+	if (first_amount == posting->request->amount)
 	{
 		outcome->already_processed = true;
 		return;
 	}
-	charge_decide(set, charge, request->amount, view);
+	charge_decide(posting->set, charge, posting->request->amount, posting->view);
 	charge->decision.allowed = false;
 	charge->decision.reason = REASON_IDEMPOTENCY_CONFLICT;
 	charge->decision.from_bonus = 0;
@@ -222,58 +272,53 @@ answer_again(RelationSet *set, const Request *request, RelationView view,
 
 /* Record a request that was granted and written */
 static void
-record_grant(RelationSet *set, const Request *request, const KeyHash *key,
-			 Charge *charge, Outcome *outcome, bool waited)
+record_grant(Posting *posting, Outcome *outcome)
 {
+	Charge	   *charge = &posting->charge;
+
 	charge_outcome(charge, &charge->decision.after, outcome);
 	outcome->has_event = true;
 	id_generate(charge->now, &outcome->event_id);
-	ledger_insert(set, request, &charge->limits, key, outcome, charge->now);
-	bonus_record(set, &charge->bonuses, &outcome->event_id);
-	audit_insert(set, request, outcome, waited, charge->now);
+	ledger_insert(posting->set, posting->request, &charge->limits, posting->key,
+				  outcome, charge->now);
+	bonus_record(posting->set, &charge->bonuses, &outcome->event_id);
 }
 
 /* Try once; returns false if everything has to be read and decided again */
 static bool
-try_post(RelationSet *set, const Request *request, const char *metric,
-		 const KeyHash *key, Charge *charge, Outcome *outcome,
-		 bool *confirm, bool *waited)
+try_post(Posting *posting, Outcome *outcome)
 {
-	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
+	RelationSet *set = posting->set;
+	const Request *request = posting->request;
+	Charge	   *charge = &posting->charge;
 	Amount		first_amount;
 
-	if (!charge_read(set, &request->user_id, metric, view, charge->now, charge))
+	if (!charge_read(set, &request->user_id, posting->metric, posting->view,
+					 charge->now, charge))
 		return false;
 
-	if (key && ledger_find_key(set, key, &first_amount, outcome))
+	if (posting->key && ledger_find_key(set, posting->key, &first_amount, outcome))
+		answer_again(posting, first_amount, outcome);
+	else
 	{
-		answer_again(set, request, view, first_amount, charge, outcome);
-		audit_insert(set, request, outcome, *waited, charge->now);
-		return true;
-	}
-
-	charge_decide(set, charge, request->amount, view);
-	if (request->dry_run)
-	{
-		charge_outcome(charge, &charge->decision.before, outcome);
-		return true;
-	}
-
-	if (charge->decision.allowed)
-	{
-		if (!charge_write(set, charge, request->amount, waited))
+		charge_decide(set, charge, request->amount, posting->view);
+		if (charge->decision.allowed && !request->dry_run)
+		{
+			if (!charge_write(posting))
+				return false;
+			record_grant(posting, outcome);
+		}
+		else if (posting->confirm)
+		{
+			posting->confirm = false;
 			return false;
-		record_grant(set, request, key, charge, outcome, *waited);
-		return true;
+		}
+		else
+			charge_outcome(charge, &charge->decision.before, outcome);
 	}
 
-	if (*confirm)
-	{
-		*confirm = false;
-		return false;
-	}
-	charge_outcome(charge, &charge->decision.before, outcome);
-	audit_insert(set, request, outcome, *waited, charge->now);
+	if (!request->dry_run)
+		audit_insert(set, request, outcome, posting->waited, charge->now);
 	return true;
 }
 
@@ -291,40 +336,43 @@ copy_strings(Outcome *outcome)
  * transaction.  The caller has validated the request, and made sure that writing
  * is possible.  Strings of the outcome are palloc'd in the current context.
  *
- * Raises QU002 and QU003 for unknown names, 40001 where the caller's snapshot
+ * Raises QU002 and QU003 for unknown names, and 40001 where the caller's snapshot
  * rules and another transaction was faster.
  */
 void
 post(const Request *request, Outcome *outcome)
 {
-	RelationSet *set = relations_begin(!request->dry_run);
-	MemoryContext old = MemoryContextSwitchTo(relations_context(set));
-	Charge		charge = {.now = DT_NOBEGIN};
-	char	   *metric = limit_metric_name(request->metric);
+	Posting		posting = {.request = request};
+	MemoryContext old;
 	KeyHash		key;
-	bool		confirm = !request->dry_run && relation_view_can_miss(VIEW_LATEST) &&
-		!guc_caller_snapshot_rules();
-	bool		waited = false;
 	int			tries = 0;
 
+	posting.set = relations_begin(!request->dry_run);
+	old = MemoryContextSwitchTo(relations_context(posting.set));
+	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
+	posting.confirm = !request->dry_run && relation_view_can_miss(posting.view);
+	posting.metric = limit_metric_name(request->metric);
+	posting.charge.now = DT_NOBEGIN;
 	if (request->key)
-		ledger_hash_key(&request->user_id, metric, request->key, &key);
+	{
+		ledger_hash_key(&request->user_id, posting.metric, request->key, &key);
+		posting.key = &key;
+	}
 
-	while (!try_post(set, request, metric, request->key ? &key : NULL, &charge,
-					 outcome, &confirm, &waited))
+	while (!try_post(&posting, outcome))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (++tries >= MAX_TRIES)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not settle the accounts of metric \"%s\" in %d tries",
-							metric, MAX_TRIES),
+							posting.metric, MAX_TRIES),
 					 errhint("Retry the transaction; if it fails again, check the triggers on quota.usage_tracking.")));
 		if (!request->dry_run)
-			relations_refresh(set);
+			relations_refresh(posting.set);
 	}
 
 	MemoryContextSwitchTo(old);
 	copy_strings(outcome);
-	relations_end(set);
+	relations_end(posting.set);
 }

@@ -18,10 +18,9 @@
  *   whether the row is still the one that was read, because then all that was
  *   concluded from it holds.  Where the caller's snapshot rules, a row that
  *   changed raises 40001, as an UPDATE would.
- * - Reads with VIEW_LATEST must not enter the bookkeeping of SERIALIZABLE, or
- *   different users would fail each other's transactions over shared index
- *   pages.  Only reads that are not MVCC stay out of it, and such a read can
- *   miss a row that moves while it looks: see relation_view_can_miss().
+ * - No read may enter the bookkeeping of SERIALIZABLE by index page, or
+ *   different users would fail each other's transactions.  Only reads that are
+ *   not MVCC stay out of it; see relation_find(), relation_view_can_miss().
  *
  *-------------------------------------------------------------------------
  */
@@ -33,11 +32,9 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
-#include "miscadmin.h"
 #include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #define QUOTA_COMPAT_EXECUTOR
@@ -64,7 +61,10 @@ static const struct
 struct RelationScan
 {
 	IndexScanDesc scan;
+	Relation	table;
 	Relation	index;
+	bool		fetch;			/* rows are to be fetched through the caller's
+								 * snapshot once they are found */
 };
 
 /* A slot that can hold a row of the table; lives until relations_end() */
@@ -120,24 +120,53 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 		ScanKeyInit(&skeys[i], i + 1, BTEqualStrategyNumber,
 					index_info[index].equal[i], keys[i]);
 
+	scan->table = rel;
+	scan->fetch = false;
 	scan->index = index_open(catalog_index(index), AccessShareLock);
 	scan->scan = compat_index_beginscan(rel, scan->index, snapshot, nkeys);
 	index_rescan(scan->scan, skeys, nkeys, NULL, 0);
 	return scan;
 }
 
-/* Begin to read all rows that match the first nkeys columns of an index */
+/*
+ * Begin to read all rows that match the first nkeys columns of an index.
+ *
+ * For a SERIALIZABLE caller's own view the rows are found outside the
+ * bookkeeping and fetched by address, as in relation_find(), which the caller
+ * has asked for the account before.  A row that another transaction has taken
+ * out of the index since the snapshot is not found then; but whoever does that
+ * changes the account, too, and once an account turned out to have changed, the
+ * index is read through the snapshot after all.
+ */
 RelationScan *
 relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 					const Datum *keys, RelationView view)
 {
-	return scan_begin(set, index, nkeys, keys, view_snapshot(set, view));
+	RelationScan *scan;
+	bool		fetch = view == VIEW_CALLER && IsolationIsSerializable() &&
+		!set->caller_behind;
+
+	scan = scan_begin(set, index, nkeys, keys,
+					  fetch ? SnapshotSelf : view_snapshot(set, view));
+	scan->fetch = fetch;
+	return scan;
 }
 
+/* The next row of a scan, in the slot; false if there is none */
 bool
 relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
 {
-	return index_getnext_slot(scan->scan, ForwardScanDirection, slot);
+	while (index_getnext_slot(scan->scan, ForwardScanDirection, slot))
+	{
+		ItemPointerData tid = slot->tts_tid;
+
+		if (!scan->fetch)
+			return true;
+		ExecClearTuple(slot);
+		if (table_tuple_fetch_row_version(scan->table, &tid, GetActiveSnapshot(), slot))
+			return true;
+	}
+	return false;
 }
 
 void
@@ -188,8 +217,24 @@ relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 		ExecClearTuple(slot);
 		if (table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
 			return true;
+		set->caller_behind = true;
 	}
 	return find_once(set, index, nkeys, keys, view_snapshot(set, view), slot);
+}
+
+/* Is another transaction, still in progress, inserting a row with a unique key? */
+bool
+relation_being_inserted(RelationSet *set, QuotaIndex index, int nkeys,
+						const Datum *keys)
+{
+	TupleTableSlot *slot = relation_slot(set, index_info[index].table);
+	SnapshotData dirty;
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	found = find_once(set, index, nkeys, keys, &dirty, slot);
+	ExecClearTuple(slot);
+	return found && TransactionIdIsValid(dirty.xmin);
 }
 
 /* Is a row that VIEW_LATEST returned visible to the caller's snapshot, too? */
@@ -202,15 +247,17 @@ relation_visible_to_caller(RelationSet *set, QuotaTable table,
 }
 
 /*
- * Hand every row of a small table, as it is committed now, to a function.
- * Outside of a call, because the result is cached across calls.
+ * Hand every row of a small table, as it is committed now, to a function; with
+ * NULL for the function, look only whether there is one.  Returns whether there
+ * is a row.  Outside of a call, because the result is cached across calls.
  */
-void
+bool
 relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg),
 				  void *arg)
 {
 	Relation	rel = table_open(catalog_table(table), AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = false;
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 
@@ -220,29 +267,16 @@ relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
+		found = true;
+		if (row == NULL)
+			break;
 		row(slot, arg);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
-}
-
-/* Has the table no row that is committed or ours? */
-bool
-relation_is_empty(QuotaTable table)
-{
-	Relation	rel = table_open(catalog_table(table), AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	bool		empty = !table_scan_getnextslot(scan, ForwardScanDirection, slot);
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
-	return empty;
+	return found;
 }
 
 /* ---------------------------------------------------------------------------
@@ -251,10 +285,11 @@ relation_is_empty(QuotaTable table)
 
 /*
  * Lock the row that the slot holds, waiting for transactions that are changing
- * it.  Afterwards the slot holds the locked version.
+ * it, or, with "wait" false, returning ROW_BUSY.  Afterwards the slot holds the
+ * locked version.
  */
 RowLock
-relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
+relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wait)
 {
 	Relation	rel = relation_set_table(set, table);
 	ItemPointerData tid = slot->tts_tid;
@@ -263,13 +298,18 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
 
 	result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
 							  set->estate->es_output_cid,
-							  LockTupleNoKeyExclusive, LockWaitBlock,
+							  LockTupleNoKeyExclusive,
+							  wait ? LockWaitBlock : LockWaitSkip,
 							  guc_caller_snapshot_rules() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
 							  &tmfd);
 	switch (result)
 	{
 		case TM_Ok:
 			return tmfd.traversed ? ROW_CHANGED : ROW_UNCHANGED;
+
+		case TM_WouldBlock:
+			ExecClearTuple(slot);
+			return ROW_BUSY;
 
 		case TM_Updated:
 		case TM_Deleted:

@@ -24,7 +24,8 @@ typedef enum RowLock
 	ROW_UNCHANGED,				/* locked; the slot still holds the row */
 	ROW_CHANGED,				/* locked; another transaction changed the row
 								 * since it was read: read it again */
-	ROW_GONE					/* deleted; nothing is locked */
+	ROW_GONE,					/* deleted; nothing is locked */
+	ROW_BUSY					/* another transaction holds it; not locked */
 } RowLock;
 
 typedef struct RelationSet RelationSet;
@@ -45,15 +46,16 @@ extern RelationScan *relation_scan_begin(RelationSet *set, QuotaIndex index,
 extern bool relation_scan_next(RelationScan *scan, TupleTableSlot *slot);
 extern void relation_scan_end(RelationScan *scan);
 extern bool relation_view_can_miss(RelationView view);
+extern bool relation_being_inserted(RelationSet *set, QuotaIndex index,
+									int nkeys, const Datum *keys);
 extern bool relation_visible_to_caller(RelationSet *set, QuotaTable table,
 									   TupleTableSlot *slot);
-extern void relation_read_all(QuotaTable table,
+extern bool relation_read_all(QuotaTable table,
 							  void (*row) (TupleTableSlot *slot, void *arg),
 							  void *arg);
-extern bool relation_is_empty(QuotaTable table);
 
 extern RowLock relation_lock(RelationSet *set, QuotaTable table,
-							 TupleTableSlot *slot);
+							 TupleTableSlot *slot, bool wait);
 extern bool relation_update(RelationSet *set, QuotaTable table,
 							TupleTableSlot *old, const Datum *values,
 							const bool *nulls, bool locked);

@@ -22,6 +22,8 @@ struct RelationSet
 	ResultRelInfo *rris[TABLE_COUNT];
 	TupleTableSlot *new_rows[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
+	bool		caller_behind;	/* a row was found in a version that the caller's
+								 * snapshot does not see */
 	bool		owner_set;		/* running as the owner of the tables */
 	Oid			caller;
 	int			caller_context;

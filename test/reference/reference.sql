@@ -371,7 +371,7 @@ BEGIN
 			   false,
 			   CASE WHEN v_allowed AND v_take > 0 THEN 'bonus'
 					WHEN v_allowed THEN 'ok'
-					WHEN b.limit_amount = 0 THEN 'not_in_plan'
+					WHEN b.limit_amount = 0 AND b_room = 0 THEN 'not_in_plan'
 					ELSE 'quota_exceeded' END,
 			   p_subject.metric, b.period, b.used, p_bonus, 0, 0,
 			   b.period_start, b.period_end, b_retry, NULL)::quota.outcome;

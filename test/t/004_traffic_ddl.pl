@@ -154,7 +154,7 @@ END
 BEGIN;
 DROP TRIGGER seen ON quota.$table;
 $sum{$table};
-SELECT sum(moved) FROM seen.rows WHERE relation = '$table';
+SELECT coalesce(sum(moved), 0) FROM seen.rows WHERE relation = '$table';
 COMMIT;
 END
 		ok($seen > 0, "$when ROW trigger on $table fired");

@@ -381,7 +381,7 @@ compare(const World *w, int amount, Amount unit)
 		for (int b = 0; b < w->nbonuses; b++)
 			check(in->bonuses[b].take == 0, "a denial takes nothing", in, &d);
 		check(d.from_allowance == 0 && d.from_bonus == 0, "a denial moves nothing", in, &d);
-		check(d.reason == (w->limit[denying] == 0 ? REASON_NOT_IN_PLAN : REASON_QUOTA_EXCEEDED),
+		check(d.reason == (w->limit[denying] == 0 && d.before.remaining == 0 ? REASON_NOT_IN_PLAN : REASON_QUOTA_EXCEEDED),
 			  "reason of a denial", in, &d);
 		check(d.retry_after == oracle_retry(w, denying, amount), "retry after a denial", in, &d);
 		check_report(w, denying, unit, &d.before, "report of a denial", in, &d);
