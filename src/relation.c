@@ -32,6 +32,7 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -227,14 +228,12 @@ bool
 relation_being_inserted(RelationSet *set, QuotaIndex index, int nkeys,
 						const Datum *keys)
 {
-	TupleTableSlot *slot = relation_slot(set, index_info[index].table);
 	SnapshotData dirty;
-	bool		found;
 
 	InitDirtySnapshot(dirty);
-	found = find_once(set, index, nkeys, keys, &dirty, slot);
-	ExecClearTuple(slot);
-	return found && TransactionIdIsValid(dirty.xmin);
+	return find_once(set, index, nkeys, keys, &dirty,
+					 relation_slot(set, index_info[index].table)) &&
+		TransactionIdIsValid(dirty.xmin);
 }
 
 /* Is a row that VIEW_LATEST returned visible to the caller's snapshot, too? */
