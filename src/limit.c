@@ -46,6 +46,13 @@ limit_metric_name(const char *name)
 	return pstrdup(metric->name);
 }
 
+/* May there be overrides, of anybody, that a call has to look for? */
+bool
+limit_any_overrides(void)
+{
+	return !limit_cache_no_overrides();
+}
+
 static void
 read_subscription(RelationSet *set, LimitSet *out)
 {
@@ -216,7 +223,7 @@ limit_resolve(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	out->metric = pstrdup(metric);
 	out->valid_until = DT_NOEND;
 	read_subscription(set, out);
-	if (!limit_cache_no_overrides())
+	if (limit_any_overrides())
 		overrides = read_overrides(set, out, now);
 
 	cached = limit_cache_metric(metric);
@@ -267,7 +274,7 @@ limit_metrics(RelationSet *set, const pg_uuid_t *user_id)
 		for (int i = 0; i < n; i++)
 			names = add_name(names, first[i].metric);
 	}
-	if (!limit_cache_no_overrides())
+	if (limit_any_overrides())
 	{
 		TupleTableSlot *slot = relation_slot(set, TABLE_LIMIT_OVERRIDES);
 		Datum		key = UUIDPGetDatum(user_id);

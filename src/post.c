@@ -65,7 +65,7 @@ typedef struct Posting
 	Charge		charge;
 	List	   *held;			/* period names of the accounts that are locked */
 	bool		waited;			/* met another call on the same account */
-	bool		confirm;		/* look again before denying: the view can miss */
+	bool		confirm;		/* look again before denying: reads can miss */
 } Posting;
 
 /*
@@ -311,6 +311,7 @@ try_post(Posting *posting, Outcome *outcome)
 		else if (posting->confirm)
 		{
 			posting->confirm = false;
+			relations_look_again(set);
 			return false;
 		}
 		else
@@ -347,10 +348,17 @@ post(const Request *request, Outcome *outcome)
 	KeyHash		key;
 	int			tries = 0;
 
-	posting.set = relations_begin(!request->dry_run);
+	posting.set = relations_begin(!request->dry_run,
+								  TABLE_BIT(TABLE_SUBSCRIPTIONS) |
+								  TABLE_BIT(TABLE_USAGE_TRACKING) |
+								  TABLE_BIT(TABLE_USER_BONUSES) |
+								  TABLE_BIT(TABLE_USAGE_EVENTS) |
+								  (limit_any_overrides() ? TABLE_BIT(TABLE_LIMIT_OVERRIDES) : 0));
 	old = MemoryContextSwitchTo(relations_context(posting.set));
 	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
-	posting.confirm = !request->dry_run && relation_view_can_miss(posting.view);
+	posting.confirm = !request->dry_run && relation_reads_can_miss();
+	if (request->dry_run)
+		relations_look_again(posting.set);
 	posting.metric = limit_metric_name(request->metric);
 	posting.charge.now = DT_NOBEGIN;
 	if (request->key)

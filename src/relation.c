@@ -20,7 +20,7 @@
  *   changed raises 40001, as an UPDATE would.
  * - No read may enter the bookkeeping of SERIALIZABLE by index page, or
  *   different users would fail each other's transactions.  Only reads that are
- *   not MVCC stay out of it; see relation_find(), relation_view_can_miss().
+ *   not MVCC stay out of it; see relation_find(), relation_reads_can_miss().
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +32,7 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "parser/parse_relation.h"
 #include "storage/lmgr.h"
@@ -85,16 +86,23 @@ relation_slot(RelationSet *set, QuotaTable table)
  * ------------------------------------------------------------------------- */
 
 /*
- * Can a read with this view overlook a row that exists?  It can where it must
- * stay out of the bookkeeping of SERIALIZABLE: a row that another transaction
- * moves is passed by when its new version is visited before the commit and its
- * old version after.  A caller then looks a second time before it concludes
- * that something does not exist.
+ * Can a read overlook a row that exists?  It can where it must stay out of the
+ * bookkeeping of SERIALIZABLE: a row that another transaction moves is passed by
+ * when its new version is visited before the commit and its old version after.
+ * A caller then looks a second time, after relations_look_again(), before it
+ * concludes that something does not exist.
  */
 bool
-relation_view_can_miss(RelationView view)
+relation_reads_can_miss(void)
 {
-	return view == VIEW_LATEST && IsolationIsSerializable();
+	return IsolationIsSerializable();
+}
+
+/* From now on the caller's own view is read through the snapshot alone */
+void
+relations_look_again(RelationSet *set)
+{
+	set->through_snapshot = true;
 }
 
 static Snapshot
@@ -102,7 +110,7 @@ view_snapshot(RelationSet *set, RelationView view)
 {
 	if (view == VIEW_CALLER || !IsolationUsesXactSnapshot())
 		return GetActiveSnapshot();
-	if (relation_view_can_miss(view))
+	if (IsolationIsSerializable())
 		return SnapshotSelf;
 	if (set->latest == NULL)
 		set->latest = RegisterSnapshot(GetLatestSnapshot());
@@ -133,11 +141,9 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
  * Begin to read all rows that match the first nkeys columns of an index.
  *
  * For a SERIALIZABLE caller's own view the rows are found outside the
- * bookkeeping and fetched by address, as in relation_find(), which the caller
- * has asked for the account before.  A row that another transaction has taken
- * out of the index since the snapshot is not found then; but whoever does that
- * changes the account, too, and once an account turned out to have changed, the
- * index is read through the snapshot after all.
+ * bookkeeping and fetched by address, as in relation_find().  A row that another
+ * transaction has changed or taken out of the index since the snapshot is not
+ * found then: see relations_look_again().
  */
 RelationScan *
 relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
@@ -145,7 +151,7 @@ relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 {
 	RelationScan *scan;
 	bool		fetch = view == VIEW_CALLER && IsolationIsSerializable() &&
-		!set->caller_behind;
+		!set->through_snapshot;
 
 	scan = scan_begin(set, index, nkeys, keys,
 					  fetch ? SnapshotSelf : view_snapshot(set, view));
@@ -207,7 +213,7 @@ relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 		Relation	rel = relation_set_table(set, index_info[index].table);
 		ItemPointerData tid;
 
-		/* the second look is for relation_view_can_miss() */
+		/* the second look is for relation_reads_can_miss() */
 		if (!find_once(set, index, nkeys, keys, SnapshotSelf, slot) &&
 			!find_once(set, index, nkeys, keys, SnapshotSelf, slot))
 			return false;
@@ -218,7 +224,6 @@ relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 		ExecClearTuple(slot);
 		if (table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
 			return true;
-		set->caller_behind = true;
 	}
 	return find_once(set, index, nkeys, keys, view_snapshot(set, view), slot);
 }
@@ -340,7 +345,7 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 
 /*
  * Fill the table's slot for new rows.  Columns that the library does not know,
- * because the DBA added them, keep the old row's values, or are null.
+ * because the DBA added them, keep the old row's values, or get their default.
  */
 static TupleTableSlot *
 form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
@@ -362,7 +367,7 @@ form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 			   (natts - known) * sizeof(bool));
 	}
 	else if (natts > known)
-		memset(slot->tts_isnull + known, true, natts - known);
+		relation_set_defaults(set, table, slot);
 	return ExecStoreVirtualTuple(slot);
 }
 
@@ -469,12 +474,19 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 	ItemPointerData conflict;
 	bool		inserted = false;
 
+	/* to meet a row is a read for SERIALIZABLE, if by an MVCC snapshot */
+	if (!guc_caller_snapshot_rules())
+		estate->es_snapshot = SnapshotSelf;
+
 	Assert(table == TABLE_USAGE_TRACKING);
 	relation_set_open_indexes(rri, table);
 	CheckCmdReplicaIdentity(rel, CMD_INSERT);
 	if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_insert_before_row &&
 		!ExecBRInsertTriggers(estate, rri, slot))
 		return true;			/* the trigger says: do nothing */
+	if (RelationGetDescr(rel)->constr &&
+		RelationGetDescr(rel)->constr->has_generated_stored)
+		ExecComputeStoredGenerated(rri, estate, slot, CMD_INSERT);
 	if (RelationGetDescr(rel)->constr)
 		ExecConstraints(rri, slot, estate);
 
@@ -497,5 +509,6 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 		list_free(recheck);
 		inserted = !lost;
 	}
+	estate->es_snapshot = GetActiveSnapshot();
 	return inserted;
 }

@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/snapmgr.h"
 
 #define QUOTA_COMPAT_EXECUTOR
@@ -32,11 +33,14 @@
 /*
  * Start a call.  A writing call sees what its own transaction did before, by a
  * snapshot of its own; one that only reads uses the caller's active snapshot.
+ * The tables named by TABLE_BITs are opened before that snapshot is taken: rows
+ * that ALTER TABLE has rewritten are invisible to older ones.
+ *
  * The caller switches to relations_context() for whatever need not outlive
  * relations_end().
  */
 RelationSet *
-relations_begin(bool writing)
+relations_begin(bool writing, uint32 tables)
 {
 	EState	   *estate = CreateExecutorState();
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
@@ -61,6 +65,9 @@ relations_begin(bool writing)
 			range_table = lappend(range_table, rte);
 		}
 		compat_init_range_table(estate, range_table);
+		for (int i = 0; i < TABLE_COUNT; i++)
+			if (tables & TABLE_BIT(i))
+				(void) relation_set_table(set, i);
 		AfterTriggerBeginQuery();
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -207,6 +214,29 @@ relation_set_result(RelationSet *set, QuotaTable table)
 		}
 	}
 	return set->rris[table];
+}
+
+/*
+ * Fill the columns of a new row that the DBA added to a table with their
+ * defaults, or null.
+ */
+void
+relation_set_defaults(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
+{
+	ExprContext *econtext = GetPerTupleExprContext(set->estate);
+
+	for (int i = catalog_natts(table); i < slot->tts_tupleDescriptor->natts; i++)
+	{
+		Node	   *expr = NULL;
+
+		slot->tts_isnull[i] = true;
+		if (!TupleDescAttr(slot->tts_tupleDescriptor, i)->attisdropped &&
+			!TupleDescAttr(slot->tts_tupleDescriptor, i)->attgenerated)
+			expr = build_column_default(set->rels[table], i + 1);
+		if (expr)
+			slot->tts_values[i] = ExecEvalExpr(ExecPrepareExpr((Expr *) expr, set->estate),
+											   econtext, &slot->tts_isnull[i]);
+	}
 }
 
 /* Accounts may be inserted speculatively, which needs more of the indexes */

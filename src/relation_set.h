@@ -22,8 +22,7 @@ struct RelationSet
 	ResultRelInfo *rris[TABLE_COUNT];
 	TupleTableSlot *new_rows[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
-	bool		caller_behind;	/* a row was found in a version that the caller's
-								 * snapshot does not see */
+	bool		through_snapshot;	/* see relations_look_again() */
 	bool		owner_set;		/* running as the owner of the tables */
 	Oid			caller;
 	int			caller_context;
@@ -32,6 +31,8 @@ struct RelationSet
 extern Relation relation_set_table(RelationSet *set, QuotaTable table);
 extern ResultRelInfo *relation_set_result(RelationSet *set, QuotaTable table);
 extern void relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table);
+extern void relation_set_defaults(RelationSet *set, QuotaTable table,
+								  TupleTableSlot *slot);
 extern void relation_set_check_columns(Relation rel, QuotaTable table);
 
 #endif							/* QUOTA_RELATION_SET_H */

@@ -12,12 +12,13 @@ use Test::More;
 # Periods are counted from the first use, so that none ends while the test runs.
 my $node = new_server('exact', settings => "quota.default_plan = 'exact'");
 $node->safe_psql('postgres', <<'END');
-INSERT INTO quota.metrics (metric) VALUES ('calls'), ('scans'), ('firsts'), ('bursts'), ('paid');
+INSERT INTO quota.metrics (metric) VALUES ('calls'), ('scans'), ('firsts'), ('bursts'), ('paid'), ('fits');
 INSERT INTO quota.plans (plan) VALUES ('exact');
 INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, anchor) VALUES
 	('exact', 'calls', 'month', 3000, 'first_use'),
 	('exact', 'scans', 'month', 200, 'first_use'),
 	('exact', 'firsts', 'lifetime', NULL, 'calendar'),
+	('exact', 'fits', 'lifetime', 100, 'calendar'),
 	-- the shortest window refuses before the bonuses are reached …
 	('exact', 'bursts', 'day', 300, 'first_use'),
 	('exact', 'bursts', 'week', 500, 'first_use'),
@@ -85,6 +86,21 @@ END
 		is($node->safe_psql('postgres',
 				"SELECT used, bonus_used FROM quota.usage_tracking WHERE user_id = '$user' AND metric = 'calls'"),
 			'3000|2000', "$trial: the account says the same");
+
+		is($node->safe_psql('postgres', <<"END"), 0, "$trial: nobody was denied before the last one was granted");
+SELECT count(*) FROM quota.quota_audit_log
+WHERE user_id = '$user' AND metric = 'calls' AND NOT success
+	AND created_at < (SELECT max(created_at) FROM quota.usage_events WHERE user_id = '$user' AND metric = 'calls')
+END
+
+		# As much is asked as there is, mostly from bonuses: a bonus that is
+		# overlooked while another call writes it would be a denial.
+		$trial = "$level $mode exact fit";
+		$node->safe_psql('postgres', "SELECT quota.grant_bonus('$user', 'fits', 40), quota.grant_bonus('$user', 'fits', 500)");
+		hammer($level, $mode, "quota.check_and_consume_quota('$user', 'fits')", transactions => 40);
+		is(answers(q{count(*) FILTER (WHERE (o).allowed), count(*) FILTER (WHERE NOT (o).allowed), sum((o).bonus_used)}),
+			'640|0|540', "$trial: all that fit were granted");
+		is(consume($node, "'$user', 'fits', 0.000001", 'allowed, remaining'), 'f|0', "$trial: not a millionth more");
 
 		# Windows: each is charged the full amount, the smallest room decides.
 		# Bonuses extend the month, which is the allowance, and no other.
