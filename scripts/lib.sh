@@ -117,11 +117,12 @@ install_packages()
 # Processes ------------------------------------------------------------------
 
 # In a session of its own, so that one signal ends the command with all its
-# children; in the background, so that our traps need not wait for it.
+# children; in the background, so that our traps need not wait for it.  A shell
+# has what it puts there ignore SIGINT, and its children with it: undo that.
 in_session()
 {
 	local status=0
-	setsid "$@" </dev/null 9<&- &
+	setsid env --default-signal=INT,QUIT "$@" </dev/null 9<&- &
 	CHILD=$!
 	wait "$CHILD" || status=$?
 	CHILD=

@@ -356,9 +356,7 @@ post(const Request *request, Outcome *outcome)
 								  (limit_any_overrides() ? TABLE_BIT(TABLE_LIMIT_OVERRIDES) : 0));
 	old = MemoryContextSwitchTo(relations_context(posting.set));
 	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
-	posting.confirm = !request->dry_run && relation_reads_can_miss();
-	if (request->dry_run)
-		relations_look_again(posting.set);
+	posting.confirm = relation_reads_can_miss();
 	posting.metric = limit_metric_name(request->metric);
 	posting.charge.now = DT_NOBEGIN;
 	if (request->key)

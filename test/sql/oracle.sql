@@ -417,7 +417,7 @@ $walk$;
 
 -- What they left behind is the same ...
 SELECT d.* FROM twins, pg_temp.differences(engine, reference) AS d;
-SELECT count(*) FROM quota.verify_ledger();
+SELECT count(*) FROM twins, unnest(ARRAY[engine, reference]) AS u, quota.verify_ledger(u);
 
 -- ... and the walk has been everywhere.
 SELECT what, times > 0 AS occurred FROM (

@@ -78,7 +78,7 @@ foreach my $case ([ 'rc', 'strict' ], [ 'ser', 'latest' ], [ 'ser', 'strict' ])
 		is($result->{errors}, '', "$trial: no error") unless $retries;
 		if ($disturbed)
 		{
-			my $disturbance = pgbench_stop($disturber, 'INT');
+			my $disturbance = pgbench_stop($disturber, 'TERM');
 			is($disturbance->{errors}, '', "$trial: no plan change failed");
 			ok($node->safe_psql('postgres', "SELECT count(*) FROM quota.quota_audit_log WHERE action = 'assign_plan'") > 20,
 				"$trial: plans did change");

@@ -232,7 +232,7 @@ is(wait_for_denials(), 170, 'an override was used up exactly');
 wait_for_traffic();
 foreach my $clients (@traffic)
 {
-	my $result = pgbench_stop($clients, 'INT');
+	my $result = pgbench_stop($clients, 'TERM');
 	is($result->{errors}, '', 'no transaction failed');
 }
 wait_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'}, 'the clients are gone');
