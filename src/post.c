@@ -65,7 +65,7 @@ typedef struct Posting
 	Charge		charge;
 	List	   *held;			/* period names of the accounts that are locked */
 	bool		waited;			/* met another call on the same account */
-	bool		confirm;		/* look again before denying: reads can miss */
+	bool		doubt;			/* reads can miss: deny only if they did not */
 } Posting;
 
 /*
@@ -270,6 +270,21 @@ answer_again(Posting *posting, Amount first_amount, Outcome *outcome)
 	charge_outcome(charge, &charge->decision.before, outcome);
 }
 
+/*
+ * Are the accounts still as they were read?  Then nobody has taken from a bonus
+ * since, and no bonus can have been overlooked.
+ */
+static bool
+charge_is_current(const Posting *posting)
+{
+	const Charge *charge = &posting->charge;
+
+	for (int i = 0; i < charge->limits.nlimits; i++)
+		if (!account_is_current(posting->set, &charge->accounts[i]))
+			return false;
+	return true;
+}
+
 /* Record a request that was granted and written */
 static void
 record_grant(Posting *posting, Outcome *outcome)
@@ -308,9 +323,9 @@ try_post(Posting *posting, Outcome *outcome)
 				return false;
 			record_grant(posting, outcome);
 		}
-		else if (posting->confirm)
+		else if (posting->doubt && !charge_is_current(posting))
 		{
-			posting->confirm = false;
+			posting->doubt = false;
 			relations_look_again(set);
 			return false;
 		}
@@ -356,7 +371,7 @@ post(const Request *request, Outcome *outcome)
 								  (limit_any_overrides() ? TABLE_BIT(TABLE_LIMIT_OVERRIDES) : 0));
 	old = MemoryContextSwitchTo(relations_context(posting.set));
 	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
-	posting.confirm = relation_reads_can_miss();
+	posting.doubt = relation_reads_can_miss();
 	posting.metric = limit_metric_name(request->metric);
 	posting.charge.now = DT_NOBEGIN;
 	if (request->key)

@@ -89,8 +89,8 @@ relation_slot(RelationSet *set, QuotaTable table)
  * Can a read overlook a row that exists?  It can where it must stay out of the
  * bookkeeping of SERIALIZABLE: a row that another transaction moves is passed by
  * when its new version is visited before the commit and its old version after.
- * A caller then looks a second time, after relations_look_again(), before it
- * concludes that something does not exist.
+ * A caller then makes sure that nothing has moved, or calls relations_look_again()
+ * and reads again, before it concludes that something does not exist.
  */
 bool
 relation_reads_can_miss(void)
