@@ -11,7 +11,7 @@
 
 CREATE FUNCTION quota.checked_user(p_user_id uuid) RETURNS uuid
 	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF p_user_id IS NULL THEN
@@ -27,7 +27,7 @@ COMMENT ON FUNCTION quota.checked_user(uuid) IS
 
 CREATE FUNCTION quota.checked_expiry(p_expires_at timestamptz) RETURNS timestamptz
 	LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_now	timestamptz := quota.clock();
@@ -61,7 +61,7 @@ CREATE FUNCTION quota.record_admin_act(
 	p_limit_amount numeric DEFAULT NULL)
 	RETURNS void
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 	INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
 			plan_limit, period, action, actor, detail, created_at)
@@ -82,7 +82,7 @@ CREATE FUNCTION quota.assign_plan(
 	p_reason text DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_old	quota.subscriptions;
@@ -165,7 +165,7 @@ CREATE FUNCTION quota.grant_bonus(
 	p_source text DEFAULT 'promotional')
 	RETURNS uuid
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_metric	text;
@@ -217,7 +217,7 @@ CREATE FUNCTION quota.set_limit_override(
 	p_period text DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_metric	text;
@@ -275,7 +275,7 @@ CREATE FUNCTION quota.clear_limit_override(
 	p_period text DEFAULT NULL)
 	RETURNS boolean
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_metric	text;

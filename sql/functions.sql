@@ -2,6 +2,9 @@
 -- Functions in C: the engine's entry points and what the SQL functions need
 -- ---------------------------------------------------------------------------
 
+-- What reads limits is PARALLEL UNSAFE: it needs the newest state of them, and no
+-- snapshot of that can be taken while a parallel plan runs.
+
 -- Consuming ------------------------------------------------------------------
 
 CREATE FUNCTION quota.check_and_consume_quota(
@@ -34,7 +37,7 @@ CREATE FUNCTION quota.check_quota(
 	p_amount numeric DEFAULT 1)
 	RETURNS quota.outcome
 	AS 'MODULE_PATHNAME', 'quota_check_quota'
-	LANGUAGE C STABLE PARALLEL RESTRICTED;
+	LANGUAGE C STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION quota.check_quota(uuid, text, numeric) IS
 'What check_and_consume_quota would decide now, without writing anything; used and remaining tell the present state; works on a standby';
 
@@ -49,7 +52,7 @@ CREATE FUNCTION quota.get_user_quota_status(
 	OUT period_start timestamptz, OUT resets_at timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'quota_get_user_quota_status'
-	LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
+	LANGUAGE C STABLE PARALLEL UNSAFE ROWS 10;
 COMMENT ON FUNCTION quota.get_user_quota_status(uuid) IS
 'One row for each limit of the subject, as the engine sees it now; severity is ok below 80 percent, warning below 95, critical below 100, else exceeded';
 
@@ -57,7 +60,7 @@ COMMENT ON FUNCTION quota.get_user_quota_status(uuid) IS
 
 CREATE FUNCTION quota.resolve_metric(p_metric text) RETURNS text
 	AS 'MODULE_PATHNAME', 'quota_resolve_metric'
-	LANGUAGE C STABLE PARALLEL RESTRICTED;
+	LANGUAGE C STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION quota.resolve_metric(text) IS
 'The metric that a name or alias stands for; raises QU002 when it is unknown, 22023 when it is null or empty';
 

@@ -11,7 +11,7 @@
 
 CREATE FUNCTION quota.grant_access(p_role regrole, p_level text) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_owner			oid := (SELECT proowner FROM pg_catalog.pg_proc

@@ -11,7 +11,7 @@ CREATE FUNCTION quota.get_users_near_quota_limit(p_threshold_percent numeric DEF
 		limit_amount	numeric,
 		percent_used	numeric)
 	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_now			timestamptz := quota.clock();
@@ -78,7 +78,7 @@ CREATE FUNCTION quota.verify_ledger(p_user_id uuid DEFAULT NULL)
 		recorded		numeric,
 		expected		numeric)
 	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 	-- one subject wants index scans, all want hash joins: plan for the argument
 	SET plan_cache_mode = force_custom_plan
 AS $$

@@ -8,7 +8,7 @@
 
 CREATE FUNCTION quota.load_preset(p_name text) RETURNS integer
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = quota, pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	v_added	integer;

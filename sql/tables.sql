@@ -14,7 +14,7 @@ CREATE TABLE quota.metrics (
 	kind		text COLLATE "C" NOT NULL DEFAULT 'counter'
 				CHECK (kind IN ('counter', 'gauge', 'feature')),
 	unit		text,
-	unit_cost	numeric CHECK (unit_cost >= 0),
+	unit_cost	numeric CHECK (unit_cost >= 0 AND unit_cost < 'Infinity'),
 	description	text,
 	created_at	timestamptz NOT NULL DEFAULT now()
 );
@@ -36,7 +36,7 @@ COMMENT ON TABLE quota.metric_aliases IS
 CREATE TABLE quota.plans (
 	plan		text COLLATE "C" PRIMARY KEY CHECK (plan <> ''),
 	description	text,
-	price		numeric CHECK (price >= 0),
+	price		numeric CHECK (price >= 0 AND price < 'Infinity'),
 	currency	text CHECK (currency ~ '^[A-Z]{3}$'),
 	created_at	timestamptz NOT NULL DEFAULT now()
 );
@@ -51,7 +51,7 @@ CREATE TABLE quota.plan_limits (
 	limit_amount	numeric CHECK (quota.valid_limit(limit_amount)),
 	anchor			text COLLATE "C" NOT NULL DEFAULT 'calendar'
 					CHECK (anchor IN ('calendar', 'subscription', 'first_use')),
-	overage_price	numeric CHECK (overage_price >= 0),
+	overage_price	numeric CHECK (overage_price >= 0 AND overage_price < 'Infinity'),
 	PRIMARY KEY (plan, metric, period)
 );
 COMMENT ON TABLE quota.plan_limits IS
@@ -299,23 +299,44 @@ CREATE FUNCTION quota.invalidate_limits() RETURNS trigger
 COMMENT ON FUNCTION quota.invalidate_limits() IS
 'Trigger: makes every session read the limits again once the change commits';
 
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.metrics
+-- By row, because a subscriber's apply worker fires no other triggers; ENABLE ALWAYS,
+-- so that it fires these.
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.metrics
+	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.metrics
 	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.metric_aliases
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.metric_aliases
+	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.metric_aliases
 	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.plans
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.plans
+	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.plans
 	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.plan_limits
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.plan_limits
+	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.plan_limits
 	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON quota.limit_overrides
+CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.limit_overrides
+	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
+CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.limit_overrides
 	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
 
--- also while replicating or restoring
-ALTER TABLE quota.metrics ENABLE ALWAYS TRIGGER invalidate_limits;
-ALTER TABLE quota.metric_aliases ENABLE ALWAYS TRIGGER invalidate_limits;
-ALTER TABLE quota.plans ENABLE ALWAYS TRIGGER invalidate_limits;
-ALTER TABLE quota.plan_limits ENABLE ALWAYS TRIGGER invalidate_limits;
-ALTER TABLE quota.limit_overrides ENABLE ALWAYS TRIGGER invalidate_limits;
+ALTER TABLE quota.metrics
+	ENABLE ALWAYS TRIGGER invalidate_limits,
+	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
+ALTER TABLE quota.metric_aliases
+	ENABLE ALWAYS TRIGGER invalidate_limits,
+	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
+ALTER TABLE quota.plans
+	ENABLE ALWAYS TRIGGER invalidate_limits,
+	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
+ALTER TABLE quota.plan_limits
+	ENABLE ALWAYS TRIGGER invalidate_limits,
+	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
+ALTER TABLE quota.limit_overrides
+	ENABLE ALWAYS TRIGGER invalidate_limits,
+	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
 
 -- Dump ---------------------------------------------------------------------
 

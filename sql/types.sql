@@ -1,3 +1,16 @@
+-- Whoever owns the schema can put objects into it.  CREATE EXTENSION takes a schema
+-- that exists as it is, so one that somebody else has prepared is refused.
+DO $$
+BEGIN
+	IF (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'quota')
+		<> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+		RAISE EXCEPTION 'schema "quota" belongs to another role'
+			USING ERRCODE = '42501',
+				HINT = 'Drop or rename it; CREATE EXTENSION quota makes its own.';
+	END IF;
+END
+$$;
+
 -- ---------------------------------------------------------------------------
 -- Types and the functions that the tables need
 -- ---------------------------------------------------------------------------

@@ -29,18 +29,6 @@ amount_attr(TupleTableSlot *slot, int attnum)
 	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
 }
 
-static bool
-find_row(RelationSet *set, const Account *account, RelationView view,
-		 TupleTableSlot *slot)
-{
-	Datum		keys[3];
-
-	keys[0] = UUIDPGetDatum(&account->limits->user_id);
-	keys[1] = CStringGetTextDatum(account->limits->metric);
-	keys[2] = CStringGetTextDatum(account->limit->period_name);
-	return relation_find(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, keys, view, slot);
-}
-
 /*
  * Read the account of a limit, in the version that the view shows.  One that
  * does not exist reads as one that nothing was used of.  account_roll() makes
@@ -51,6 +39,7 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 			 RelationView view, Account *account)
 {
 	TupleTableSlot *slot = account->slot;
+	Datum		keys[3];
 	Datum		datum;
 	bool		isnull;
 
@@ -60,7 +49,11 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	account->slot = slot ? slot : relation_slot(set, TABLE_USAGE_TRACKING);
 	slot = account->slot;
 
-	account->exists = find_row(set, account, view, slot);
+	keys[0] = UUIDPGetDatum(&limits->user_id);
+	keys[1] = CStringGetTextDatum(limits->metric);
+	keys[2] = CStringGetTextDatum(limit->period_name);
+	account->exists = relation_find(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3,
+									keys, view, slot);
 	if (!account->exists)
 		return;
 
@@ -76,17 +69,6 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	datum = slot_getattr(slot, Anum_usage_tracking_anchor, &isnull);
 	account->has_anchor = !isnull;
 	account->anchor = isnull ? 0 : DatumGetTimestampTz(datum);
-}
-
-/* Is the row of the account, or that there is none, still what was read? */
-bool
-account_is_current(RelationSet *set, const Account *account)
-{
-	TupleTableSlot *slot = relation_slot(set, TABLE_USAGE_TRACKING);
-
-	if (!find_row(set, account, VIEW_LATEST, slot))
-		return !account->exists;
-	return account->exists && ItemPointerEquals(&slot->tts_tid, &account->slot->tts_tid);
 }
 
 /* Where the periods of an account are counted from; NULL = the calendar */
@@ -128,11 +110,10 @@ account_roll(Account *account, TimestampTz now)
 	{
 		TimestampTz start;
 
+		/* the level counts until the end of the present period */
 		period_bounds(&limit->period, account_anchor(account, now),
 					  limit_zone(account->limits), now, &start,
 					  &account->current.end);
-		if (start > account->current.start)
-			account->current.end = start;
 	}
 
 	if (account->exists && now < account->current.end)

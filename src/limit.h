@@ -57,6 +57,7 @@ typedef struct LimitSet
 	int			allowance;		/* the longest window, which bonuses extend */
 } LimitSet;
 
+extern uint64 limit_version(void);
 extern bool limit_any_overrides(void);
 extern char *limit_metric_name(const char *name);
 extern void limit_resolve(RelationSet *set, const pg_uuid_t *user_id,

@@ -31,6 +31,7 @@ typedef struct LimitCache
 } LimitCache;
 
 static LimitCache *cache = NULL;
+static uint64 loads = 0;		/* how often anything here was read */
 static uint64 cache_generation = 0;
 
 static bool no_overrides = false;
@@ -181,6 +182,7 @@ load_cache(uint64 generation)
 		MemoryContextDelete(cache->cxt);
 	cache = c;
 	cache_generation = generation;
+	loads++;
 }
 
 /* The cache, no older than the last invalidation that has arrived */
@@ -194,11 +196,9 @@ current_cache(void)
 	return cache;
 }
 
-/* The metric that a name or an alias stands for, or NULL */
-const CachedMetric *
-limit_cache_metric(const char *name)
+static const CachedMetric *
+find_metric(const LimitCache *c, const char *name)
 {
-	LimitCache *c = current_cache();
 	int			lo = 0;
 	int			hi = c->nmetrics;
 
@@ -213,9 +213,19 @@ limit_cache_metric(const char *name)
 	}
 	if (lo >= c->nmetrics || strcmp(c->metrics[lo].name, name) != 0)
 		return NULL;
-	if (c->metrics[lo].is_alias)
-		return limit_cache_metric(c->metrics[lo].metric);
 	return &c->metrics[lo];
+}
+
+/* The metric that a name or an alias stands for, or NULL */
+const CachedMetric *
+limit_cache_metric(const char *name)
+{
+	LimitCache *c = current_cache();
+	const CachedMetric *metric = find_metric(c, name);
+
+	if (metric && metric->is_alias)
+		metric = find_metric(c, metric->metric);
+	return metric;
 }
 
 bool
@@ -273,6 +283,14 @@ limit_cache_no_overrides(void)
 	{
 		no_overrides = !relation_read_all(TABLE_LIMIT_OVERRIDES, NULL, NULL);
 		overrides_generation = generation;
+		loads++;
 	}
 	return no_overrides;
+}
+
+/* Number that goes up whenever the tables are read */
+uint64
+limit_cache_loads(void)
+{
+	return loads;
 }

@@ -220,12 +220,27 @@ unit_step(const Period *period, int *months, int64 *usecs)
 	}
 }
 
-/* First instant of period k counted from a local anchor */
-static TimestampTz
-local_period_start(Timestamp anchor, int64 k, int months, int64 usecs, pg_tz *zone)
+/* What the periods of one limit are counted from, and by */
+typedef struct PeriodGrid
 {
-	return instant_of(months != 0 ? add_months(anchor, k * months) :
-					  anchor + k * usecs, zone);
+	const TimestampTz *anchor;	/* NULL: the calendar */
+	Timestamp	local_anchor;
+	int			months;
+	int64		usecs;
+	pg_tz	   *zone;
+} PeriodGrid;
+
+/*
+ * First instant of period k.  Period 0 starts at the anchor itself, which its
+ * local time does not tell where a clock was set back.
+ */
+static TimestampTz
+period_start(const PeriodGrid *grid, int64 k)
+{
+	if (k == 0 && grid->anchor)
+		return *grid->anchor;
+	return instant_of(grid->months != 0 ? add_months(grid->local_anchor, k * grid->months) :
+					  grid->local_anchor + k * grid->usecs, grid->zone);
 }
 
 /*
@@ -237,56 +252,54 @@ period_bounds(const Period *period, const TimestampTz *anchor, pg_tz *zone,
 			  TimestampTz at, TimestampTz *start, TimestampTz *end)
 {
 	Timestamp	calendar = period->unit == PERIOD_WEEK ? 2 * USECS_PER_DAY : 0;
-	Timestamp	local_anchor;
+	PeriodGrid	grid = {.anchor = anchor, .zone = zone};
 	Timestamp	local_at;
-	int			months;
-	int64		usecs;
 	int64		k;
 
 	Assert(period->unit != PERIOD_LIFETIME);
 	if (TIMESTAMP_NOT_FINITE(at) || (anchor && TIMESTAMP_NOT_FINITE(*anchor)))
 		out_of_range();
-	unit_step(period, &months, &usecs);
+	unit_step(period, &grid.months, &grid.usecs);
 
 	if (period->unit <= PERIOD_HOUR)
 	{
 		TimestampTz first = anchor ? *anchor : instant_of(calendar, zone);
 
-		*start = first + floor_div(span(at, first), usecs) * usecs;
-		*end = *start + usecs;
+		*start = first + floor_div(span(at, first), grid.usecs) * grid.usecs;
+		*end = *start + grid.usecs;
 		if (!IS_VALID_TIMESTAMP(*start) || !IS_VALID_TIMESTAMP(*end))
 			out_of_range();
 		return;
 	}
 
-	local_anchor = anchor ? local_time(*anchor, zone) : calendar;
+	grid.local_anchor = anchor ? local_time(*anchor, zone) : calendar;
 	local_at = local_time(at, zone);
 
-	if (months != 0)
+	if (grid.months != 0)
 	{
 		struct pg_tm a,
 					t;
 		fsec_t		fsec;
 
-		to_tm(local_anchor, &a, &fsec);
+		to_tm(grid.local_anchor, &a, &fsec);
 		to_tm(local_at, &t, &fsec);
 		k = floor_div(((int64) t.tm_year - a.tm_year) * MONTHS_PER_YEAR +
-					  (t.tm_mon - a.tm_mon), months);
+					  (t.tm_mon - a.tm_mon), grid.months);
 	}
 	else
-		k = floor_div(span(local_at, local_anchor), usecs);
+		k = floor_div(span(local_at, grid.local_anchor), grid.usecs);
 
 	/*
 	 * The guess is at most a step off: by the day within the month, or where
 	 * a clock change moved the boundary.  A day that a zone skipped (Apia, 30
 	 * December 2011) is empty, and the search walks past it.
 	 */
-	*start = local_period_start(local_anchor, k, months, usecs, zone);
+	*start = period_start(&grid, k);
 	while (*start > at)
-		*start = local_period_start(local_anchor, --k, months, usecs, zone);
+		*start = period_start(&grid, --k);
 	for (;;)
 	{
-		*end = local_period_start(local_anchor, k + 1, months, usecs, zone);
+		*end = period_start(&grid, k + 1);
 		if (*end > at)
 			break;
 		*start = *end;

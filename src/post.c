@@ -65,7 +65,7 @@ typedef struct Posting
 	Charge		charge;
 	List	   *held;			/* period names of the accounts that are locked */
 	bool		waited;			/* met another call on the same account */
-	bool		doubt;			/* reads can miss: deny only if they did not */
+	uint64		limits_version; /* before the snapshot was taken */
 } Posting;
 
 /*
@@ -219,6 +219,25 @@ charge_lock(Posting *posting)
 }
 
 /*
+ * Has a period ended, or a bonus expired, since the decision?  Waiting for a lock
+ * can take any time, also where nothing has changed in the end.
+ */
+static bool
+charge_is_over(const Charge *charge)
+{
+	TimestampTz now = clock_now();
+
+	for (int i = 0; i < charge->limits.nlimits; i++)
+		if (now >= charge->accounts[i].current.end)
+			return true;
+	for (int b = 0; b < charge->bonuses.n; b++)
+		if (charge->bonuses.bonuses[b].take > 0 &&
+			now >= charge->bonuses.bonuses[b].expires_at)
+			return true;
+	return false;
+}
+
+/*
  * Write the accounts and bonuses of a granted charge.  Returns false, with
  * nothing written, if they are not as they were read; then they are locked.
  * A call that has had to wait before holds the lock already.
@@ -238,7 +257,7 @@ charge_write(Posting *posting)
 		posting->waited = true;
 	}
 
-	if (!charge_lock(posting))
+	if (!charge_lock(posting) || charge_is_over(charge))
 		return false;
 	if (charge->decision.from_bonus > 0 &&
 		!bonus_lock_and_take(posting->set, &charge->bonuses))
@@ -270,21 +289,6 @@ answer_again(Posting *posting, Amount first_amount, Outcome *outcome)
 	charge_outcome(charge, &charge->decision.before, outcome);
 }
 
-/*
- * Are the accounts still as they were read?  Then nobody has taken from a bonus
- * since, and no bonus can have been overlooked.
- */
-static bool
-charge_is_current(const Posting *posting)
-{
-	const Charge *charge = &posting->charge;
-
-	for (int i = 0; i < charge->limits.nlimits; i++)
-		if (!account_is_current(posting->set, &charge->accounts[i]))
-			return false;
-	return true;
-}
-
 /* Record a request that was granted and written */
 static void
 record_grant(Posting *posting, Outcome *outcome)
@@ -311,6 +315,9 @@ try_post(Posting *posting, Outcome *outcome)
 	if (!charge_read(set, &request->user_id, posting->metric, posting->view,
 					 charge->now, charge))
 		return false;
+	/* limits that are younger than the snapshot do not go with what it shows */
+	if (!request->dry_run && limit_version() != posting->limits_version)
+		return false;
 
 	if (posting->key && ledger_find_key(set, posting->key, &first_amount, outcome))
 		answer_again(posting, first_amount, outcome);
@@ -322,12 +329,6 @@ try_post(Posting *posting, Outcome *outcome)
 			if (!charge_write(posting))
 				return false;
 			record_grant(posting, outcome);
-		}
-		else if (posting->doubt && !charge_is_current(posting))
-		{
-			posting->doubt = false;
-			relations_look_again(set);
-			return false;
 		}
 		else
 			charge_outcome(charge, &charge->decision.before, outcome);
@@ -363,6 +364,7 @@ post(const Request *request, Outcome *outcome)
 	KeyHash		key;
 	int			tries = 0;
 
+	posting.limits_version = limit_version();
 	posting.set = relations_begin(!request->dry_run,
 								  TABLE_BIT(TABLE_SUBSCRIPTIONS) |
 								  TABLE_BIT(TABLE_USAGE_TRACKING) |
@@ -371,7 +373,6 @@ post(const Request *request, Outcome *outcome)
 								  (limit_any_overrides() ? TABLE_BIT(TABLE_LIMIT_OVERRIDES) : 0));
 	old = MemoryContextSwitchTo(relations_context(posting.set));
 	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
-	posting.doubt = relation_reads_can_miss();
 	posting.metric = limit_metric_name(request->metric);
 	posting.charge.now = DT_NOBEGIN;
 	if (request->key)
@@ -389,6 +390,7 @@ post(const Request *request, Outcome *outcome)
 					 errmsg("could not settle the accounts of metric \"%s\" in %d tries",
 							posting.metric, MAX_TRIES),
 					 errhint("Retry the transaction; if it fails again, check the triggers on quota.usage_tracking.")));
+		posting.limits_version = limit_version();
 		if (!request->dry_run)
 			relations_refresh(posting.set);
 	}

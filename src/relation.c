@@ -18,9 +18,8 @@
  *   whether the row is still the one that was read, because then all that was
  *   concluded from it holds.  Where the caller's snapshot rules, a row that
  *   changed raises 40001, as an UPDATE would.
- * - No read may enter the bookkeeping of SERIALIZABLE by index page, or
- *   different users would fail each other's transactions.  Only reads that are
- *   not MVCC stay out of it; see relation_find(), relation_reads_can_miss().
+ * - No read may enter the bookkeeping of SERIALIZABLE by index page or table, or
+ *   different users would fail each other's transactions: relation_scan_begin().
  *
  *-------------------------------------------------------------------------
  */
@@ -65,8 +64,8 @@ struct RelationScan
 	IndexScanDesc scan;
 	Relation	table;
 	Relation	index;
-	bool		fetch;			/* rows are to be fetched through the caller's
-								 * snapshot once they are found */
+	Snapshot	filter;			/* if set, only what it sees is returned ... */
+	bool		fetch;			/* ... by fetching it, which registers the read */
 };
 
 /* A slot that can hold a row of the table; lives until relations_end() */
@@ -85,33 +84,12 @@ relation_slot(RelationSet *set, QuotaTable table)
  * Reading
  * ------------------------------------------------------------------------- */
 
-/*
- * Can a read overlook a row that exists?  It can where it must stay out of the
- * bookkeeping of SERIALIZABLE: a row that another transaction moves is passed by
- * when its new version is visited before the commit and its old version after.
- * A caller then makes sure that nothing has moved, or calls relations_look_again()
- * and reads again, before it concludes that something does not exist.
- */
-bool
-relation_reads_can_miss(void)
-{
-	return IsolationIsSerializable();
-}
-
-/* From now on the caller's own view is read through the snapshot alone */
-void
-relations_look_again(RelationSet *set)
-{
-	set->through_snapshot = true;
-}
-
+/* The snapshot that decides which version of a row a view shows */
 static Snapshot
 view_snapshot(RelationSet *set, RelationView view)
 {
 	if (view == VIEW_CALLER || !IsolationUsesXactSnapshot())
 		return GetActiveSnapshot();
-	if (IsolationIsSerializable())
-		return SnapshotSelf;
 	if (set->latest == NULL)
 		set->latest = RegisterSnapshot(GetLatestSnapshot());
 	return set->latest;
@@ -121,18 +99,16 @@ static RelationScan *
 scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 		   Snapshot snapshot)
 {
-	Relation	rel = relation_set_table(set, index_info[index].table);
-	RelationScan *scan = palloc(sizeof(RelationScan));
+	RelationScan *scan = palloc0(sizeof(RelationScan));
 	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS];
 
 	for (int i = 0; i < nkeys; i++)
 		ScanKeyInit(&skeys[i], i + 1, BTEqualStrategyNumber,
 					index_info[index].equal[i], keys[i]);
 
-	scan->table = rel;
-	scan->fetch = false;
+	scan->table = relation_set_table(set, index_info[index].table);
 	scan->index = index_open(catalog_index(index), AccessShareLock);
-	scan->scan = compat_index_beginscan(rel, scan->index, snapshot, nkeys);
+	scan->scan = compat_index_beginscan(scan->table, scan->index, snapshot, nkeys);
 	index_rescan(scan->scan, skeys, nkeys, NULL, 0);
 	return scan;
 }
@@ -140,22 +116,27 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 /*
  * Begin to read all rows that match the first nkeys columns of an index.
  *
- * For a SERIALIZABLE caller's own view the rows are found outside the
- * bookkeeping and fetched by address, as in relation_find().  A row that another
- * transaction has changed or taken out of the index since the snapshot is not
- * found then: see relations_look_again().
+ * SERIALIZABLE registers what is read by index page, and pages are shared by
+ * subjects.  So there the index is scanned for all versions of the rows, which
+ * is no read to it, and each is then looked at through the snapshot: by its
+ * address where the caller's own view is read, which registers this row alone,
+ * or by its visibility only.  What the snapshot sees was in the index before the
+ * scan began, and stays as long as the snapshot, so nothing is missed.
  */
 RelationScan *
 relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 					const Datum *keys, RelationView view)
 {
+	Snapshot	snapshot = view_snapshot(set, view);
 	RelationScan *scan;
-	bool		fetch = view == VIEW_CALLER && IsolationIsSerializable() &&
-		!set->through_snapshot;
 
 	scan = scan_begin(set, index, nkeys, keys,
-					  fetch ? SnapshotSelf : view_snapshot(set, view));
-	scan->fetch = fetch;
+					  IsolationIsSerializable() ? SnapshotAny : snapshot);
+	if (IsolationIsSerializable())
+	{
+		scan->filter = snapshot;
+		scan->fetch = (view == VIEW_CALLER);
+	}
 	return scan;
 }
 
@@ -165,12 +146,17 @@ relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
 {
 	while (index_getnext_slot(scan->scan, ForwardScanDirection, slot))
 	{
-		ItemPointerData tid = slot->tts_tid;
-
-		if (!scan->fetch)
+		if (scan->filter == NULL)
 			return true;
-		ExecClearTuple(slot);
-		if (table_tuple_fetch_row_version(scan->table, &tid, GetActiveSnapshot(), slot))
+		if (scan->fetch)
+		{
+			ItemPointerData tid = slot->tts_tid;
+
+			ExecClearTuple(slot);
+			if (table_tuple_fetch_row_version(scan->table, &tid, scan->filter, slot))
+				return true;
+		}
+		else if (table_tuple_satisfies_snapshot(scan->table, slot, scan->filter))
 			return true;
 	}
 	return false;
@@ -184,48 +170,21 @@ relation_scan_end(RelationScan *scan)
 	pfree(scan);
 }
 
-static bool
-find_once(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
-		  Snapshot snapshot, TupleTableSlot *slot)
-{
-	RelationScan *scan = scan_begin(set, index, nkeys, keys, snapshot);
-	bool		found = relation_scan_next(scan, slot);
-
-	relation_scan_end(scan);
-	return found;
-}
-
 /*
  * Find the row with a unique key.  Returns false if there is none.
  *
- * A SERIALIZABLE caller's own view is read in two steps: find the row outside
- * the bookkeeping, then fetch it by its address through the snapshot.  That
- * registers the read of this row, and not of the index page, which it shares
- * with other users.  If there is no row, none has to be registered: an absent
- * account is one with all its room, and creating it meets the unique index.
+ * That there is none is not registered for SERIALIZABLE: an absent account is
+ * one with all its room, and creating it meets the unique index.
  */
 bool
 relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 			  const Datum *keys, RelationView view, TupleTableSlot *slot)
 {
-	if (IsolationIsSerializable())
-	{
-		Relation	rel = relation_set_table(set, index_info[index].table);
-		ItemPointerData tid;
+	RelationScan *scan = relation_scan_begin(set, index, nkeys, keys, view);
+	bool		found = relation_scan_next(scan, slot);
 
-		/* the second look is for relation_reads_can_miss() */
-		if (!find_once(set, index, nkeys, keys, SnapshotSelf, slot) &&
-			!find_once(set, index, nkeys, keys, SnapshotSelf, slot))
-			return false;
-		if (view == VIEW_LATEST)
-			return true;
-
-		tid = slot->tts_tid;
-		ExecClearTuple(slot);
-		if (table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
-			return true;
-	}
-	return find_once(set, index, nkeys, keys, view_snapshot(set, view), slot);
+	relation_scan_end(scan);
+	return found;
 }
 
 /* Is another transaction, still in progress, inserting a row with a unique key? */
@@ -233,12 +192,17 @@ bool
 relation_being_inserted(RelationSet *set, QuotaIndex index, int nkeys,
 						const Datum *keys)
 {
+	TupleTableSlot *slot = relation_slot(set, index_info[index].table);
 	SnapshotData dirty;
+	RelationScan *scan;
+	bool		found;
 
 	InitDirtySnapshot(dirty);
-	return find_once(set, index, nkeys, keys, &dirty,
-					 relation_slot(set, index_info[index].table)) &&
-		TransactionIdIsValid(dirty.xmin);
+	scan = scan_begin(set, index, nkeys, keys, &dirty);
+	found = relation_scan_next(scan, slot) && TransactionIdIsValid(dirty.xmin);
+	relation_scan_end(scan);
+	ExecClearTuple(slot);
+	return found;
 }
 
 /* Is a row that VIEW_LATEST returned visible to the caller's snapshot, too? */
@@ -267,10 +231,13 @@ relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg
 
 	relation_set_check_columns(rel, table);
 	slot = table_slot_create(rel, NULL);
-	scan = table_beginscan(rel, snapshot, 0, NULL);
+	/* all versions, as in relation_scan_begin() */
+	scan = table_beginscan(rel, SnapshotAny, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (!table_tuple_satisfies_snapshot(rel, slot, snapshot))
+			continue;
 		found = true;
 		if (row == NULL)
 			break;
@@ -371,6 +338,17 @@ form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 	return ExecStoreVirtualTuple(slot);
 }
 
+/* A row that is not written must not count as written: fail closed */
+static void
+raise_suppressed(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("a trigger on \"%s\" suppressed a row of the extension",
+					RelationGetRelationName(rel)),
+			 errhint("BEFORE triggers on the tables of quota must return a row.")));
+}
+
 /* Does an update of the table need nothing but the row and its indexes? */
 static bool
 update_is_plain(Relation rel)
@@ -408,8 +386,11 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 		slot = form_row(set, table, old, values, nulls);
 		relation_set_open_indexes(rri, table);
 		compat_epq_init(&epqstate, set->estate);
+		ItemPointerSetInvalid(&slot->tts_tid);
 		ExecSimpleRelationUpdate(rri, set->estate, &epqstate, old, slot);
 		EvalPlanQualEnd(&epqstate);
+		if (!ItemPointerIsValid(&slot->tts_tid))
+			raise_suppressed(rel);
 		return true;
 	}
 
@@ -452,7 +433,10 @@ relation_insert(RelationSet *set, QuotaTable table,
 	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
 
 	relation_set_open_indexes(rri, table);
+	ItemPointerSetInvalid(&slot->tts_tid);
 	ExecSimpleRelationInsert(rri, set->estate, slot);
+	if (!ItemPointerIsValid(&slot->tts_tid))
+		raise_suppressed(rri->ri_RelationDesc);
 }
 
 /*
@@ -483,7 +467,7 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 	CheckCmdReplicaIdentity(rel, CMD_INSERT);
 	if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_insert_before_row &&
 		!ExecBRInsertTriggers(estate, rri, slot))
-		return true;			/* the trigger says: do nothing */
+		raise_suppressed(rel);
 	if (RelationGetDescr(rel)->constr &&
 		RelationGetDescr(rel)->constr->has_generated_stored)
 		ExecComputeStoredGenerated(rri, estate, slot, CMD_INSERT);

@@ -35,7 +35,6 @@ typedef struct RelationScan RelationScan;
 #define TABLE_BIT(table)	(1U << (table))
 
 extern RelationSet *relations_begin(bool writing, uint32 tables);
-extern void relations_look_again(RelationSet *set);
 extern void relations_refresh(RelationSet *set);
 extern void relations_end(RelationSet *set);
 extern MemoryContext relations_context(RelationSet *set);
@@ -49,7 +48,6 @@ extern RelationScan *relation_scan_begin(RelationSet *set, QuotaIndex index,
 										 RelationView view);
 extern bool relation_scan_next(RelationScan *scan, TupleTableSlot *slot);
 extern void relation_scan_end(RelationScan *scan);
-extern bool relation_reads_can_miss(void);
 extern bool relation_being_inserted(RelationSet *set, QuotaIndex index,
 									int nkeys, const Datum *keys);
 extern bool relation_visible_to_caller(RelationSet *set, QuotaTable table,

@@ -8,8 +8,9 @@
  * in a statement.  Knows nothing of rows; relation.c does.
  *
  * Access rights are not checked here: EXECUTE on the function that was called
- * is the permission.  Triggers that the DBA added run as the table's owner, as
- * they would under a SECURITY DEFINER function.
+ * is the permission.  Row triggers that the DBA added run as the caller, as the
+ * triggers of any table do: to run them as the owner would hand the owner's
+ * rights to whatever the caller's search_path makes of the names in them.
  *
  *-------------------------------------------------------------------------
  */
@@ -145,8 +146,6 @@ relations_end(RelationSet *set)
 	for (int i = 0; i < TABLE_COUNT; i++)
 		if (set->rels[i])
 			table_close(set->rels[i], NoLock);
-	if (set->owner_set)
-		SetUserIdAndSecContext(set->caller, set->caller_context);
 	FreeExecutorState(estate);
 }
 
@@ -204,14 +203,6 @@ relation_set_result(RelationSet *set, QuotaTable table)
 												  RelationGetDescr(rel), &TTSOpsVirtual);
 		set->rris[table] = rri;
 		MemoryContextSwitchTo(old);
-
-		if (!set->owner_set)
-		{
-			GetUserIdAndSecContext(&set->caller, &set->caller_context);
-			SetUserIdAndSecContext(rel->rd_rel->relowner,
-								   set->caller_context | SECURITY_LOCAL_USERID_CHANGE);
-			set->owner_set = true;
-		}
 	}
 	return set->rris[table];
 }

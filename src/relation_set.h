@@ -22,10 +22,6 @@ struct RelationSet
 	ResultRelInfo *rris[TABLE_COUNT];
 	TupleTableSlot *new_rows[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
-	bool		through_snapshot;	/* see relations_look_again() */
-	bool		owner_set;		/* running as the owner of the tables */
-	Oid			caller;
-	int			caller_context;
 };
 
 extern Relation relation_set_table(RelationSet *set, QuotaTable table);

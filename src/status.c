@@ -113,7 +113,6 @@ quota_get_user_quota_status(PG_FUNCTION_ARGS)
 
 	compat_init_materialized_srf(fcinfo);
 	set = relations_begin(false, 0);
-	relations_look_again(set);
 	old = MemoryContextSwitchTo(relations_context(set));
 	foreach(lc, limit_metrics(set, &user_id))
 		put_metric(set, rsinfo, &user_id, lfirst(lc));

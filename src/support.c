@@ -47,12 +47,33 @@ parse_period(const char *name)
 	return period;
 }
 
+/*
+ * Is this the name of a zone?  pg_tzset() also takes POSIX specifications, in which
+ * "+05:30" means west and a misspelt name can be a fixed offset.  Those always
+ * have a digit, as few names have.
+ */
+static bool
+is_zone_name(const char *name)
+{
+	bool		found = strpbrk(name, "0123456789") == NULL;
+	pg_tzenum  *names;
+	pg_tz	   *zone;
+
+	if (found)
+		return true;
+	names = pg_tzenumerate_start();
+	while (!found && (zone = pg_tzenumerate_next(names)) != NULL)
+		found = pg_strcasecmp(name, pg_get_timezone_name(zone)) == 0;
+	pg_tzenumerate_end(names);
+	return found;
+}
+
 static pg_tz *
 parse_time_zone(const char *name)
 {
 	pg_tz	   *zone = pg_tzset(name);
 
-	if (zone == NULL || !pg_tz_acceptable(zone))
+	if (zone == NULL || !pg_tz_acceptable(zone) || !is_zone_name(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("time zone \"%s\" not recognized", name),

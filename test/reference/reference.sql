@@ -118,15 +118,20 @@ BEGIN
 	END IF;
 
 	-- ... put right by the instants
-	WHILE (v_origin + v_k * v_step) AT TIME ZONE p_time_zone > p_at LOOP
+	-- (period 0 starts at the anchor itself, whose local time may occur twice)
+	LOOP
+		period_start := CASE WHEN v_k = 0 AND p_anchor IS NOT NULL THEN p_anchor
+						ELSE (v_origin + v_k * v_step) AT TIME ZONE p_time_zone END;
+		EXIT WHEN period_start <= p_at;
 		v_k := v_k - 1;
 	END LOOP;
-	WHILE (v_origin + (v_k + 1) * v_step) AT TIME ZONE p_time_zone <= p_at LOOP
+	LOOP
 		v_k := v_k + 1;
+		period_end := CASE WHEN v_k = 0 AND p_anchor IS NOT NULL THEN p_anchor
+					  ELSE (v_origin + v_k * v_step) AT TIME ZONE p_time_zone END;
+		EXIT WHEN period_end > p_at;
+		period_start := period_end;
 	END LOOP;
-
-	period_start := (v_origin + v_k * v_step) AT TIME ZONE p_time_zone;
-	period_end := (v_origin + (v_k + 1) * v_step) AT TIME ZONE p_time_zone;
 END
 $$;
 

@@ -181,7 +181,8 @@ SELECT set_config('quota.test_clock', '2036-01-01 00:00:00+00', false);
 RESET SESSION AUTHORIZATION;
 SELECT clock() < '2036-01-01' AS own_clock;
 
--- A trigger of the user on a table that the engine writes runs as the owner, not as the caller -------------------
+-- A trigger of the user on a table that the engine writes runs as the caller: whatever the caller's search_path
+-- makes of the names in it has no more rights than the caller -----------------------------------------------------
 
 CREATE TABLE public.permissions_seen (who text, as_user text, amount numeric);
 CREATE FUNCTION public.permissions_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -195,11 +196,16 @@ CREATE TRIGGER permissions AFTER INSERT ON quota.usage_events FOR EACH ROW EXECU
 CREATE TRIGGER permissions AFTER INSERT OR UPDATE ON quota.usage_tracking FOR EACH ROW EXECUTE FUNCTION public.permissions_trigger();
 CREATE TRIGGER permissions AFTER INSERT ON quota.quota_audit_log FOR EACH ROW EXECUTE FUNCTION public.permissions_trigger();
 SET ROLE regress_quota_app;
+-- it may not write that table, so the call fails, and nothing of it stays
+SELECT allowed FROM quota.check_and_consume_quota(md5('permissions ann')::uuid, 'permissions_calls', 0.5);
+RESET ROLE;
+SELECT count(*) FROM quota.usage_events WHERE amount = 0.5;
+GRANT INSERT ON public.permissions_seen TO regress_quota_app;
+SET ROLE regress_quota_app;
 SELECT allowed FROM quota.check_and_consume_quota(md5('permissions ann')::uuid, 'permissions_calls', 0.5);
 SELECT current_user;
 RESET ROLE;
-SELECT s.who, s.as_user = (SELECT extowner::regrole::text FROM pg_extension WHERE extname = 'quota') AS as_owner, trim_scale(s.amount) AS amount
-	FROM public.permissions_seen AS s ORDER BY 1;
+SELECT s.who, s.as_user, trim_scale(s.amount) AS amount FROM public.permissions_seen AS s ORDER BY 1;
 -- and what it raises reaches the caller, who is who he was
 CREATE OR REPLACE FUNCTION public.permissions_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
