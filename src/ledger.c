@@ -158,7 +158,7 @@ insert_keyed(RelationSet *set, const Datum *values, const bool *nulls)
  */
 void
 ledger_insert(RelationSet *set, const Request *request, const LimitSet *limits,
-			  const KeyHash *key, const Outcome *outcome, TimestampTz at)
+			  const KeyHash *key, Outcome *outcome, TimestampTz at)
 {
 	Datum		values[Natts_usage_events] = {0};
 	bool		nulls[Natts_usage_events] = {false};

@@ -26,6 +26,6 @@ extern bool ledger_find_key(RelationSet *set, const KeyHash *key,
 							Amount *amount, Outcome *outcome);
 extern void ledger_insert(RelationSet *set, const Request *request,
 						  const LimitSet *limits, const KeyHash *key,
-						  const Outcome *outcome, TimestampTz at);
+						  Outcome *outcome, TimestampTz at);
 
 #endif							/* QUOTA_LEDGER_H */

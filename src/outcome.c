@@ -10,6 +10,7 @@
 #include "access/htup_details.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -39,8 +40,8 @@ enum
 };
 
 /* A value of type quota.outcome, palloc'd in the current context */
-Datum
-outcome_get_datum(const Outcome *o)
+static Datum
+form_datum(const Outcome *o)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc(catalog_outcome_type(), -1);
 	Datum	   *values = palloc0(desc->natts * sizeof(Datum));
@@ -85,6 +86,30 @@ outcome_get_datum(const Outcome *o)
 	tuple = heap_form_tuple(desc, values, nulls);
 	ReleaseTupleDesc(desc);
 	return HeapTupleGetDatum(tuple);
+}
+
+/*
+ * A value of type quota.outcome.  It is formed once and kept with the outcome,
+ * which must not change afterwards.
+ */
+Datum
+outcome_get_datum(Outcome *o)
+{
+	if (o->datum == 0)
+		o->datum = form_datum(o);
+	return o->datum;
+}
+
+/* Copy what an outcome points to into the current context */
+void
+outcome_copy(Outcome *o)
+{
+	o->reason = pstrdup(o->reason);
+	o->metric = pstrdup(o->metric);
+	if (o->period)
+		o->period = pstrdup(o->period);
+	if (o->datum)
+		o->datum = datumCopy(o->datum, false, -1);
 }
 
 /* Read back an answer that was given; strings are palloc'd */

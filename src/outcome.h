@@ -33,9 +33,12 @@ typedef struct Outcome
 	int64		retry_after;	/* microseconds; DECISION_NEVER = null */
 	bool		has_event;
 	pg_uuid_t	event_id;
+	Datum		datum;			/* this as quota.outcome, once it was needed; 0
+								 * until then */
 } Outcome;
 
-extern Datum outcome_get_datum(const Outcome *outcome);
+extern Datum outcome_get_datum(Outcome *outcome);
+extern void outcome_copy(Outcome *outcome);
 extern void outcome_from_datum(Datum datum, Outcome *outcome);
 
 #endif							/* QUOTA_OUTCOME_H */

@@ -339,19 +339,11 @@ try_post(Posting *posting, Outcome *outcome)
 	return true;
 }
 
-static void
-copy_strings(Outcome *outcome)
-{
-	outcome->reason = pstrdup(outcome->reason);
-	outcome->metric = pstrdup(outcome->metric);
-	if (outcome->period)
-		outcome->period = pstrdup(outcome->period);
-}
-
 /*
  * Decide a request and, unless it is a dry run, record it in the caller's
  * transaction.  The caller has validated the request, and made sure that writing
- * is possible.  Strings of the outcome are palloc'd in the current context.
+ * is possible.  What the outcome points to is palloc'd in the current
+ * context.
  *
  * Raises QU002 and QU003 for unknown names, and 40001 where the caller's snapshot
  * rules and another transaction was faster.
@@ -396,6 +388,6 @@ post(const Request *request, Outcome *outcome)
 	}
 
 	MemoryContextSwitchTo(old);
-	copy_strings(outcome);
+	outcome_copy(outcome);
 	relations_end(posting.set);
 }

@@ -273,6 +273,17 @@ SELECT allowed, period_start, resets_at FROM check_and_consume_quota(:'fay', 'pe
 SELECT allowed, period_start, resets_at FROM check_and_consume_quota(:'fay', 'periods_day', 1);
 SELECT * FROM pg_temp.account(:'fay', 'periods_calls');
 
+-- A first use in the hour that a clock set back shows twice: the period starts there, not a month before ---------------
+
+\set hal `echo 00000000-0000-4000-8000-0000000000e8`
+INSERT INTO subscriptions (user_id, plan, anchor, time_zone) VALUES (:'hal', 'periods_plan', '2026-11-01 05:30+00', 'America/New_York');
+SET quota.test_clock = '2026-11-01 05:30:00+00';
+SELECT allowed, period_start, resets_at FROM check_and_consume_quota(:'hal', 'periods_first', 10);
+SELECT allowed, period_start, resets_at FROM check_and_consume_quota(:'hal', 'periods_calls', 10);
+SET quota.test_clock = '2026-11-01 06:30:00+00';
+SELECT allowed, remaining, period_start FROM check_and_consume_quota(:'hal', 'periods_first', 1);
+SELECT allowed, remaining, period_start FROM check_and_consume_quota(:'hal', 'periods_calls', 1);
+
 -- Every charge lies in the period that counted it
 SELECT v.metric, counter, recorded, expected FROM verify_ledger() AS v WHERE v.metric LIKE 'periods%';
 SELECT count(*) FROM (SELECT period_start, lag(period_end) OVER (PARTITION BY user_id, metric, period ORDER BY period_start) AS before

@@ -199,7 +199,7 @@ SET ROLE regress_quota_app;
 -- it may not write that table, so the call fails, and nothing of it stays
 SELECT allowed FROM quota.check_and_consume_quota(md5('permissions ann')::uuid, 'permissions_calls', 0.5);
 RESET ROLE;
-SELECT count(*) FROM quota.usage_events WHERE amount = 0.5;
+SELECT count(*) FROM quota.usage_events WHERE amount = 0.5 AND user_id = md5('permissions ann')::uuid;
 GRANT INSERT ON public.permissions_seen TO regress_quota_app;
 SET ROLE regress_quota_app;
 SELECT allowed FROM quota.check_and_consume_quota(md5('permissions ann')::uuid, 'permissions_calls', 0.5);

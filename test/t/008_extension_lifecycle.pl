@@ -116,4 +116,11 @@ is(sqlstate($node, 'DROP EXTENSION quota'), '2BP01', 'DROP EXTENSION is refused 
 $node->safe_psql('postgres', 'DROP EXTENSION quota CASCADE');
 is($node->safe_psql('postgres', q{SELECT count(*), (SELECT count(*) FROM pg_class WHERE relname = 'used') FROM kept}), '1|0',
 	'DROP EXTENSION CASCADE takes along what depends on it, and no rows of others');
+# Who owns the schema can plant functions in it, so somebody else's is not taken.
+$node->safe_psql('postgres', 'CREATE DATABASE squatted');
+$node->safe_psql('squatted', 'CREATE ROLE squatter; CREATE SCHEMA quota AUTHORIZATION squatter; CREATE EXTENSION pgcrypto');
+my ($squat_status, undef, $squat_error) = $node->psql('squatted', '\set VERBOSITY sqlstate' . "\nCREATE EXTENSION quota");
+like($squat_error, qr/42501/, "another role's schema is refused");
+is($node->safe_psql('squatted', "SELECT count(*) FROM pg_extension WHERE extname = 'quota'"), 0, 'and nothing is installed');
+
 done_testing();

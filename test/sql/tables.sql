@@ -1,0 +1,90 @@
+-- What DBAs and admins may do to the tables of the extension, and what the engine makes of it
+\set VERBOSITY sqlstate
+\set u '\'00000000-0000-4000-8000-0000000000aa\''
+\set v '\'00000000-0000-4000-8000-0000000000ab\''
+SET client_min_messages = warning;
+SET timezone = 'UTC';
+SET quota.test_clock = '2026-03-20 12:00:00+00';
+INSERT INTO metrics (metric, kind) VALUES ('tables_calls', 'counter'), ('tables_level', 'gauge');
+INSERT INTO plans (plan) VALUES ('tables_plan');
+INSERT INTO plan_limits (plan, metric, period, limit_amount) VALUES
+	('tables_plan', 'tables_calls', 'month', 100),
+	('tables_plan', 'tables_level', 'month', 100);
+SELECT assign_plan(:u, 'tables_plan'), assign_plan(:v, 'tables_plan');
+SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_calls', 1);
+
+-- A trigger that suppresses a row makes the call fail, and nothing of it stays ---------------------------------------
+
+CREATE FUNCTION public.tables_suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER suppress BEFORE UPDATE ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT allowed FROM check_and_consume_quota(:u, 'tables_calls', 1);
+DROP TRIGGER suppress ON usage_tracking;
+CREATE TRIGGER suppress BEFORE INSERT ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT allowed FROM check_and_consume_quota(:v, 'tables_calls', 1);
+DROP TRIGGER suppress ON usage_tracking;
+CREATE TRIGGER suppress BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT allowed FROM check_and_consume_quota(:u, 'tables_calls', 1);
+DROP TRIGGER suppress ON usage_events;
+CREATE TRIGGER suppress BEFORE INSERT ON quota_audit_log FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT allowed FROM check_and_consume_quota(:u, 'tables_calls', 1000);
+DROP TRIGGER suppress ON quota_audit_log;
+DROP FUNCTION public.tables_suppress();
+SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_calls', 1);
+SELECT count(*) FROM usage_events WHERE user_id = :u;
+
+-- Added columns get their default, or are computed, and keep their value ----------------------------------------------
+
+ALTER TABLE usage_events ADD COLUMN region text NOT NULL DEFAULT upper('eu');
+ALTER TABLE usage_tracking ADD COLUMN note text DEFAULT 'new', ADD COLUMN total numeric NOT NULL GENERATED ALWAYS AS (used + bonus_used) STORED;
+SELECT allowed, used FROM check_and_consume_quota(:v, 'tables_calls', 3);
+UPDATE usage_tracking SET note = 'seen' WHERE user_id = :v;
+SELECT allowed, used FROM check_and_consume_quota(:v, 'tables_calls', 2);
+SELECT used, note, total FROM usage_tracking WHERE user_id = :v;
+SELECT DISTINCT region FROM usage_events WHERE user_id = :v;
+ALTER TABLE usage_events DROP COLUMN region;
+ALTER TABLE usage_tracking DROP COLUMN note, DROP COLUMN total;
+SELECT allowed, used FROM check_and_consume_quota(:v, 'tables_calls', 1);
+
+-- A metric that changes its kind: the level counts until the end of the present period --------------------------------
+
+SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_level', 5);
+SET quota.test_clock = '2026-04-10 12:00:00+00';
+SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 6);
+UPDATE metrics SET kind = 'counter' WHERE metric = 'tables_level';
+SET quota.test_clock = '2026-04-12 12:00:00+00';
+SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 7);
+SET quota.test_clock = '2026-05-02 12:00:00+00';
+SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 8);
+UPDATE metrics SET kind = 'gauge' WHERE metric = 'tables_level';
+SET quota.test_clock = '2026-07-02 12:00:00+00';
+SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 9);
+SELECT used, period_end FROM usage_history WHERE user_id = :u AND metric = 'tables_level' ORDER BY 2;
+
+-- Time zones have names; what only looks like one is refused -----------------------------------------------------------
+
+SELECT assign_plan(:u, 'tables_plan', p_time_zone => z) IS NOT NULL FROM unnest(ARRAY['Asia/Kolkata', 'etc/gmt+5', 'EST5EDT', 'UTC']) AS z;
+SELECT assign_plan(:u, 'tables_plan', p_time_zone => '+05:30');
+SELECT assign_plan(:u, 'tables_plan', p_time_zone => 'FOO5');
+SELECT assign_plan(:u, 'tables_plan', p_time_zone => 'Europe/Berlin1');
+SELECT assign_plan(:u, 'tables_plan', p_time_zone => '');
+
+-- Changes of limits reach other sessions by triggers that a subscriber's apply worker fires, too -----------------------
+
+SELECT tgrelid::regclass AS relation, tgname, tgenabled, (tgtype & 1) = 1 AS by_row FROM pg_trigger
+	WHERE tgname LIKE 'invalidate%' ORDER BY tgrelid::regclass::text, tgname;
+
+-- In a parallel plan, which must not be one then, with a cache that has to be filled -------------------------------------
+
+CREATE TABLE public.tables_big AS SELECT g FROM generate_series(1, 1000) AS g;
+ANALYZE public.tables_big;
+\c -
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT (check_quota(:u, 'tables_calls')).allowed, resolve_metric('tables_calls') FROM public.tables_big WHERE g = 3;
+SELECT count(*) FROM public.tables_big, get_user_quota_status(:u) WHERE g = 3;
+COMMIT;
+DROP TABLE public.tables_big;
+
+SELECT count(*) FROM unnest(ARRAY[:u, :v]::uuid[]) AS u, verify_ledger(u);
