@@ -34,7 +34,8 @@ CREATE TEMP VIEW members AS
 SELECT classid::regclass AS class, count(*) > 0 AS found FROM members GROUP BY 1 ORDER BY 1::text;
 SELECT object FROM members
 	-- the row type of a table is described by the table
-	WHERE coalesce(obj_description(objid, classid::regclass::text),
+	-- and array types, which are members of the extension in newer servers, have none
+	WHERE object NOT LIKE 'type %[]' AND coalesce(obj_description(objid, classid::regclass::text),
 			CASE classid WHEN 'pg_type'::regclass THEN (SELECT obj_description(typrelid, 'pg_class') FROM pg_type WHERE oid = objid) END) IS NULL
 	ORDER BY object;
 SELECT indexrelid::regclass AS index FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
