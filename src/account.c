@@ -18,7 +18,6 @@
 
 #include "account.h"
 #include "amount_numeric.h"
-#include "guc.h"
 #include "id.h"
 
 static Amount
@@ -210,16 +209,8 @@ account_lock(RelationSet *set, Account *account, bool wait)
 	account_form(account, &empty, values, nulls);
 	if (!wait && relation_being_inserted(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, values))
 		return ACCOUNT_BUSY;
-	if (relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls))
-		return ACCOUNT_CREATED;
-
-	if (guc_caller_snapshot_rules())
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("Another transaction created the account after this transaction's snapshot was taken."),
-				 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
-	return ACCOUNT_CHANGED;
+	return relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls) ?
+		ACCOUNT_CREATED : ACCOUNT_CHANGED;
 }
 
 /* Keep a closed period */

@@ -41,7 +41,6 @@
 #include "utils/timestamp.h"
 
 #include "audit.h"
-#include "errors.h"
 #include "guc.h"
 #include "id.h"
 #include "ledger.h"
@@ -49,8 +48,7 @@
 
 /*
  * Each try but the first holds the locks of the one before, so more than a few
- * are possible only if limits change all the time, or if a trigger suppresses
- * the rows of accounts.
+ * are possible only if limits change all the time.
  */
 #define MAX_TRIES	100
 
@@ -381,7 +379,7 @@ post(const Request *request, Outcome *outcome)
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not settle the accounts of metric \"%s\" in %d tries",
 							posting.metric, MAX_TRIES),
-					 errhint("Retry the transaction; if it fails again, check the triggers on quota.usage_tracking.")));
+					 errhint("Retry the transaction.")));
 		posting.limits_version = limit_version();
 		if (!request->dry_run)
 			relations_refresh(posting.set);

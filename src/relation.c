@@ -254,6 +254,18 @@ relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg
  * Locking and writing
  * ------------------------------------------------------------------------- */
 
+/* Another transaction was faster, and the caller's snapshot rules */
+static void
+raise_lost_race(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update"),
+			 errdetail("Another transaction changed a row of \"%s\" after this transaction's snapshot was taken.",
+					   RelationGetRelationName(rel)),
+			 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
+}
+
 /*
  * Lock the row that the slot holds, waiting for transactions that are changing
  * it, or, with "wait" false, returning ROW_BUSY.  Afterwards the slot holds the
@@ -285,12 +297,7 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 		case TM_Updated:
 		case TM_Deleted:
 			if (guc_caller_snapshot_rules())
-				ereport(ERROR,
-						(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-						 errmsg("could not serialize access due to concurrent update"),
-						 errdetail("Another transaction changed a row of \"%s\" after this transaction's snapshot was taken.",
-								   RelationGetRelationName(rel)),
-						 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
+				raise_lost_race(rel);
 			ExecClearTuple(slot);
 			return ROW_GONE;
 
@@ -442,8 +449,9 @@ relation_insert(RelationSet *set, QuotaTable table,
 /*
  * Insert a row unless one with its key exists, as ON CONFLICT DO NOTHING does,
  * but in every isolation level without regard to the snapshot: returns false
- * if another transaction's row is there, after waiting for its end.  The caller
- * calls relations_refresh() before it reads the row.
+ * if another transaction's row is there, after waiting for its end (or raises
+ * 40001, where the caller's snapshot rules).  The caller calls
+ * relations_refresh() before it reads the row.
  */
 bool
 relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
@@ -494,5 +502,7 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 		inserted = !lost;
 	}
 	estate->es_snapshot = GetActiveSnapshot();
+	if (!inserted && guc_caller_snapshot_rules())
+		raise_lost_race(rel);
 	return inserted;
 }

@@ -106,7 +106,7 @@ relations_refresh(RelationSet *set)
 }
 
 /*
- * Close what open_indexes() opened.  The executor would release the locks, too,
+ * Close what relation_set_open_indexes() opened.  The executor would release the locks, too,
  * which costs more than keeping them as long as those on the tables.
  */
 static void
