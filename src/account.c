@@ -184,7 +184,8 @@ account_form(const Account *account, const AccountPeriod *p,
  *
  * Callers lock the accounts of a request in the order of (subject, metric,
  * period name): whoever waits for an account holds only earlier ones, so no
- * two calls wait for each other.
+ * two calls wait for each other.  For the same reason they stop at an account
+ * that was lost, and lock no later one before they have read and locked it.
  */
 AccountLock
 account_lock(RelationSet *set, Account *account, bool wait)
@@ -195,11 +196,18 @@ account_lock(RelationSet *set, Account *account, bool wait)
 
 	if (account->exists)
 	{
-		RowLock		lock = relation_lock(set, TABLE_USAGE_TRACKING, account->slot, wait);
-
-		account->locked = (lock == ROW_UNCHANGED);
-		return lock == ROW_UNCHANGED ? ACCOUNT_UNCHANGED :
-			lock == ROW_BUSY ? ACCOUNT_BUSY : ACCOUNT_CHANGED;
+		switch (relation_lock(set, TABLE_USAGE_TRACKING, account->slot, wait))
+		{
+			case ROW_UNCHANGED:
+				account->locked = true;
+				return ACCOUNT_UNCHANGED;
+			case ROW_CHANGED:
+				return ACCOUNT_CHANGED;
+			case ROW_GONE:
+				return ACCOUNT_LOST;
+			case ROW_BUSY:
+				return ACCOUNT_BUSY;
+		}
 	}
 
 	/* the current period, with nothing used of it */
@@ -210,7 +218,7 @@ account_lock(RelationSet *set, Account *account, bool wait)
 	if (!wait && relation_being_inserted(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, values))
 		return ACCOUNT_BUSY;
 	return relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls) ?
-		ACCOUNT_CREATED : ACCOUNT_CHANGED;
+		ACCOUNT_CREATED : ACCOUNT_LOST;
 }
 
 /* Keep a closed period */

@@ -39,8 +39,11 @@ typedef struct Account
 typedef enum AccountLock
 {
 	ACCOUNT_UNCHANGED,			/* locked, and as it was read */
-	ACCOUNT_CHANGED,			/* another transaction was there: read it again */
+	ACCOUNT_CHANGED,			/* locked; another transaction was there: read
+								 * it again */
 	ACCOUNT_CREATED,			/* new and locked: read it to write it */
+	ACCOUNT_LOST,				/* not locked: another transaction created or
+								 * deleted it: read it again */
 	ACCOUNT_BUSY				/* not locked: another transaction holds it */
 } AccountLock;
 

@@ -187,7 +187,10 @@ out_of_order(const Posting *posting, const char *period)
 	return earlier;
 }
 
-/* Lock all accounts of a charge; true if all are as they were read */
+/*
+ * Lock the accounts of a charge; true if all are locked and as they were read.
+ * Otherwise the next try locks what is missing.
+ */
 static bool
 charge_lock(Posting *posting)
 {
@@ -207,9 +210,11 @@ charge_lock(Posting *posting)
 					 errmsg("the limits of metric \"%s\" changed while the call waited for another one",
 							posting->metric),
 					 errhint("Retry the transaction.")));
-		posting->held = lappend(posting->held, pstrdup(period));
-		if (lock == ACCOUNT_CHANGED)
+		if (lock == ACCOUNT_CHANGED || lock == ACCOUNT_LOST)
 			posting->waited = true;
+		if (lock == ACCOUNT_LOST)
+			return false;
+		posting->held = lappend(posting->held, pstrdup(period));
 		if (lock != ACCOUNT_UNCHANGED)
 			unchanged = false;
 	}
@@ -237,8 +242,9 @@ charge_is_over(const Charge *charge)
 
 /*
  * Write the accounts and bonuses of a granted charge.  Returns false, with
- * nothing written, if they are not as they were read; then they are locked.
- * A call that has had to wait before holds the lock already.
+ * nothing written, if they are not as they were read; the next try finds them
+ * locked, or locks them.  A call that has had to wait before does not try without
+ * a lock.
  */
 static bool
 charge_write(Posting *posting)
