@@ -91,6 +91,25 @@ foreach my $case ([ 'rc', 'strict' ], [ 'ser', 'latest' ], [ 'ser', 'strict' ])
 	}
 }
 
+# First uses: every 16 calls go to a new subject, at once, while it is put on one
+# plan after the other.  A call whose first account was made by another one under
+# a plan with fewer windows makes the others only when it has locked the first.
+$node->safe_psql('postgres', <<'END');
+TRUNCATE answers, quota.usage_tracking, quota.usage_events, quota.quota_audit_log, quota.user_bonuses, quota.bonus_allocations;
+ALTER DATABASE postgres SET quota.default_plan = 'few';
+CREATE SEQUENCE turn;
+CREATE FUNCTION new_subject(turn bigint) RETURNS uuid LANGUAGE sql
+	RETURN ('00000000-0000-4000-8000-1' || lpad(to_hex(turn / 16), 11, '0'))::uuid;
+END
+my $plan_changes = pgbench_start($node, clients => 2, transactions => 1_000_000,
+	script => [ map { "SELECT quota.assign_plan(new_subject(last_value + 8), '$_') FROM turn;\n" } qw(up down few) ]);
+my $first_uses = pgbench($node, clients => 16, transactions => 500,
+	script => "INSERT INTO answers SELECT o FROM quota.check_and_consume_quota(new_subject(nextval('turn')), 'calls', 1) AS o;\n");
+is_deeply([ @$first_uses{qw(processed failed errors)} ], [ $first_uses->{asked}, 0, '' ], 'first uses while plans change: no call failed');
+is(pgbench_stop($plan_changes, 'TERM')->{errors}, '', 'first uses while plans change: no plan change failed');
+is($node->safe_psql('postgres', "SELECT count(*) FROM answers WHERE (o).allowed"), 8000, 'first uses while plans change: all was granted');
+is_sound($node, 'first uses while plans change');
+
 is($node->safe_psql('postgres', q{SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'}),
 	0, 'the server has counted no deadlock');
 unlike(slurp_file($node->logfile), qr/deadlock detected/, 'and reported none');
