@@ -70,6 +70,17 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	account->anchor = isnull ? 0 : DatumGetTimestampTz(datum);
 }
 
+/*
+ * Let SERIALIZABLE know that the answer rests on the account.  One that does not
+ * exist has all its room, whoever creates it.
+ */
+void
+account_register(RelationSet *set, const Account *account)
+{
+	if (account->exists)
+		relation_register(set, TABLE_USAGE_TRACKING, account->slot);
+}
+
 /* Where the periods of an account are counted from; NULL = the calendar */
 static const TimestampTz *
 account_anchor(Account *account, TimestampTz now)

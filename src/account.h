@@ -49,6 +49,7 @@ typedef enum AccountLock
 
 extern void account_read(RelationSet *set, const LimitSet *limits,
 						 const QuotaLimit *limit, RelationView view, Account *account);
+extern void account_register(RelationSet *set, const Account *account);
 extern void account_roll(Account *account, TimestampTz now);
 extern void account_state(const Account *account, WindowState *state);
 extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);

@@ -103,6 +103,28 @@ bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 }
 
 /*
+ * Let SERIALIZABLE know that the answer rests on the bonuses; with "taken" false,
+ * only on those that the decision takes nothing from.
+ */
+void
+bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)
+{
+	TupleTableSlot *slot;
+
+	if (bonuses->n == 0)
+		return;
+	slot = relation_slot(set, TABLE_USER_BONUSES);
+	for (int i = 0; i < bonuses->n; i++)
+	{
+		if (bonuses->bonuses[i].take > 0 && !taken)
+			continue;
+		slot->tts_tid = bonuses->tids[i];
+		relation_register(set, TABLE_USER_BONUSES, slot);
+	}
+	ExecClearTuple(slot);
+}
+
+/*
  * Write what the decision takes from each bonus.  All rows are locked before
  * the first is written; returns false, with nothing written, if one of them is
  * no longer as it was read.

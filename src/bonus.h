@@ -24,6 +24,7 @@ typedef struct BonusSet
 extern void bonus_read(RelationSet *set, const pg_uuid_t *user_id,
 					   const char *metric, TimestampTz now,
 					   RelationView view, BonusSet *out);
+extern void bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken);
 extern bool bonus_lock_and_take(RelationSet *set, BonusSet *bonuses);
 extern void bonus_record(RelationSet *set, const BonusSet *bonuses,
 						 const pg_uuid_t *event_id);

@@ -37,6 +37,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
@@ -120,6 +121,24 @@ charge_decide(RelationSet *set, Charge *charge, Amount amount, RelationView view
 	in.bonuses = charge->bonuses.bonuses;
 	in.nbonuses = charge->bonuses.n;
 	decide(&in, &charge->decision);
+}
+
+/*
+ * Let SERIALIZABLE know what the answer rests on, where it is what the caller's
+ * snapshot sees.  A grant writes its accounts and the bonuses that pay, and whoever
+ * changes them at the same time meets that; unless a savepoint can undo it, because
+ * then the caller has still seen the answer.
+ */
+void
+charge_register(RelationSet *set, const Charge *charge, bool writes)
+{
+	bool		all = !writes || GetCurrentTransactionNestLevel() > 1;
+
+	if (!IsolationIsSerializable() || !guc_caller_snapshot_rules())
+		return;
+	for (int i = 0; all && i < charge->limits.nlimits; i++)
+		account_register(set, &charge->accounts[i]);
+	bonus_register(set, &charge->bonuses, all);
 }
 
 /* The answer that a decision gives, telling the state that "report" tells */
@@ -290,6 +309,7 @@ answer_again(Posting *posting, Amount first_amount, Outcome *outcome)
 	charge->decision.reason = REASON_IDEMPOTENCY_CONFLICT;
 	charge->decision.from_bonus = 0;
 	charge->decision.retry_after = DECISION_NEVER;
+	charge_register(posting->set, charge, false);
 	charge_outcome(charge, &charge->decision.before, outcome);
 }
 
@@ -327,8 +347,12 @@ try_post(Posting *posting, Outcome *outcome)
 		answer_again(posting, first_amount, outcome);
 	else
 	{
+		bool		writes;
+
 		charge_decide(set, charge, request->amount, posting->view);
-		if (charge->decision.allowed && !request->dry_run)
+		writes = charge->decision.allowed && !request->dry_run;
+		charge_register(set, charge, writes);
+		if (writes)
 		{
 			if (!charge_write(posting))
 				return false;

@@ -33,5 +33,6 @@ extern bool charge_read(RelationSet *set, const pg_uuid_t *user_id,
 						TimestampTz not_before, Charge *charge);
 extern void charge_decide(RelationSet *set, Charge *charge, Amount amount,
 						  RelationView view);
+extern void charge_register(RelationSet *set, const Charge *charge, bool writes);
 
 #endif							/* QUOTA_POST_H */

@@ -18,8 +18,9 @@
  *   whether the row is still the one that was read, because then all that was
  *   concluded from it holds.  Where the caller's snapshot rules, a row that
  *   changed raises 40001, as an UPDATE would.
- * - No read may enter the bookkeeping of SERIALIZABLE by index page or table, or
- *   different users would fail each other's transactions: relation_scan_begin().
+ * - No read enters the bookkeeping of SERIALIZABLE by itself, or different users
+ *   would fail each other's transactions: relation_scan_begin().  The caller
+ *   registers the rows that its answer rests on: relation_register().
  *
  *-------------------------------------------------------------------------
  */
@@ -64,8 +65,7 @@ struct RelationScan
 	IndexScanDesc scan;
 	Relation	table;
 	Relation	index;
-	Snapshot	filter;			/* if set, only what it sees is returned ... */
-	bool		fetch;			/* ... by fetching it, which registers the read */
+	Snapshot	filter;			/* if set, only what it sees is returned */
 };
 
 /* A slot that can hold a row of the table; lives until relations_end() */
@@ -118,10 +118,9 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
  *
  * SERIALIZABLE registers what is read by index page, and pages are shared by
  * subjects.  So there the index is scanned for all versions of the rows, which
- * is no read to it, and each is then looked at through the snapshot: by its
- * address where the caller's own view is read, which registers this row alone,
- * or by its visibility only.  What the snapshot sees was in the index before the
- * scan began, and stays as long as the snapshot, so nothing is missed.
+ * is no read to it, and each is then looked at through the snapshot.  What the
+ * snapshot sees was in the index before the scan began, and stays as long as the
+ * snapshot, so nothing is missed.
  */
 RelationScan *
 relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
@@ -133,10 +132,7 @@ relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 	scan = scan_begin(set, index, nkeys, keys,
 					  IsolationIsSerializable() ? SnapshotAny : snapshot);
 	if (IsolationIsSerializable())
-	{
 		scan->filter = snapshot;
-		scan->fetch = (view == VIEW_CALLER);
-	}
 	return scan;
 }
 
@@ -146,17 +142,8 @@ relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
 {
 	while (index_getnext_slot(scan->scan, ForwardScanDirection, slot))
 	{
-		if (scan->filter == NULL)
-			return true;
-		if (scan->fetch)
-		{
-			ItemPointerData tid = slot->tts_tid;
-
-			ExecClearTuple(slot);
-			if (table_tuple_fetch_row_version(scan->table, &tid, scan->filter, slot))
-				return true;
-		}
-		else if (table_tuple_satisfies_snapshot(scan->table, slot, scan->filter))
+		if (scan->filter == NULL ||
+			table_tuple_satisfies_snapshot(scan->table, slot, scan->filter))
 			return true;
 	}
 	return false;
@@ -212,6 +199,32 @@ relation_visible_to_caller(RelationSet *set, QuotaTable table,
 {
 	return table_tuple_satisfies_snapshot(relation_set_table(set, table), slot,
 										  GetActiveSnapshot());
+}
+
+/*
+ * Let SERIALIZABLE know that the answer of this call rests on a row, which
+ * VIEW_CALLER returned in the slot.  A row that this call goes on to write, in a
+ * way that no savepoint can undo, needs it not: whoever changes it at the same
+ * time meets that write.
+ *
+ * The row is fetched by its address, which registers this row alone.  It is the
+ * version that the snapshot sees, and no other must be fetched: for one that it
+ * does not see the server looks at the transaction that made it, and takes one
+ * that it has had to summarize for a concurrent one even if it ended long ago.
+ * Then one transaction that stays open would fail most calls of everybody.
+ */
+void
+relation_register(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
+{
+	Relation	rel = relation_set_table(set, table);
+	ItemPointerData tid = slot->tts_tid;
+
+	ExecClearTuple(slot);
+	if (!table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("a row of \"%s\" that was visible is gone",
+						RelationGetRelationName(rel))));
 }
 
 /*
@@ -317,34 +330,6 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 	return ROW_GONE;			/* keep compiler quiet */
 }
 
-/*
- * Fill the table's slot for new rows.  Columns that the library does not know,
- * because the DBA added them, keep the old row's values, or get their default.
- */
-static TupleTableSlot *
-form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
-		 const Datum *values, const bool *nulls)
-{
-	TupleTableSlot *slot = set->new_rows[table];
-	int			known = catalog_natts(table);
-	int			natts = slot->tts_tupleDescriptor->natts;
-
-	ExecClearTuple(slot);
-	memcpy(slot->tts_values, values, known * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, known * sizeof(bool));
-	if (natts > known && old)
-	{
-		slot_getallattrs(old);
-		memcpy(slot->tts_values + known, old->tts_values + known,
-			   (natts - known) * sizeof(Datum));
-		memcpy(slot->tts_isnull + known, old->tts_isnull + known,
-			   (natts - known) * sizeof(bool));
-	}
-	else if (natts > known)
-		relation_set_defaults(set, table, slot);
-	return ExecStoreVirtualTuple(slot);
-}
-
 /* A row that is not written must not count as written: fail closed */
 static void
 raise_suppressed(Relation rel)
@@ -390,7 +375,7 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 
 		if (!locked)
 			return false;
-		slot = form_row(set, table, old, values, nulls);
+		slot = relation_set_form_row(set, table, old, values, nulls);
 		relation_set_open_indexes(rri, table);
 		compat_epq_init(&epqstate, set->estate);
 		ItemPointerSetInvalid(&slot->tts_tid);
@@ -401,7 +386,7 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 		return true;
 	}
 
-	slot = form_row(set, table, old, values, nulls);
+	slot = relation_set_form_row(set, table, old, values, nulls);
 	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
 	if (RelationGetDescr(rel)->constr)
 		ExecConstraints(rri, slot, set->estate);
@@ -437,7 +422,7 @@ relation_insert(RelationSet *set, QuotaTable table,
 				const Datum *values, const bool *nulls)
 {
 	ResultRelInfo *rri = relation_set_result(set, table);
-	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
+	TupleTableSlot *slot = relation_set_form_row(set, table, NULL, values, nulls);
 
 	relation_set_open_indexes(rri, table);
 	ItemPointerSetInvalid(&slot->tts_tid);
@@ -461,7 +446,7 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 	ResultRelInfo *rri = relation_set_result(set, table);
 	Relation	rel = rri->ri_RelationDesc;
 	EState	   *estate = set->estate;
-	TupleTableSlot *slot = form_row(set, table, NULL, values, nulls);
+	TupleTableSlot *slot = relation_set_form_row(set, table, NULL, values, nulls);
 	List	   *arbiters = list_make1_oid(catalog_index(unique));
 	ItemPointerData conflict;
 	bool		inserted = false;

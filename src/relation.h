@@ -15,7 +15,8 @@
 /* Which version of a row a read returns */
 typedef enum RelationView
 {
-	VIEW_CALLER,				/* what the caller's snapshot sees */
+	VIEW_CALLER,				/* what the caller's snapshot sees; see
+								 * relation_register() */
 	VIEW_LATEST					/* what is committed now, and own changes */
 } RelationView;
 
@@ -52,6 +53,8 @@ extern bool relation_being_inserted(RelationSet *set, QuotaIndex index,
 									int nkeys, const Datum *keys);
 extern bool relation_visible_to_caller(RelationSet *set, QuotaTable table,
 									   TupleTableSlot *slot);
+extern void relation_register(RelationSet *set, QuotaTable table,
+							  TupleTableSlot *slot);
 extern bool relation_read_all(QuotaTable table,
 							  void (*row) (TupleTableSlot *slot, void *arg),
 							  void *arg);

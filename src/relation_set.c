@@ -211,8 +211,8 @@ relation_set_result(RelationSet *set, QuotaTable table)
  * Fill the columns of a new row that the DBA added to a table with their
  * defaults, or null.
  */
-void
-relation_set_defaults(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
+static void
+set_defaults(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
 {
 	ExprContext *econtext = GetPerTupleExprContext(set->estate);
 
@@ -228,6 +228,34 @@ relation_set_defaults(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
 			slot->tts_values[i] = ExecEvalExpr(ExecPrepareExpr((Expr *) expr, set->estate),
 											   econtext, &slot->tts_isnull[i]);
 	}
+}
+
+/*
+ * Fill the table's slot for new rows.  Columns that the library does not know,
+ * because the DBA added them, keep the old row's values, or get their default.
+ */
+TupleTableSlot *
+relation_set_form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
+					  const Datum *values, const bool *nulls)
+{
+	TupleTableSlot *slot = set->new_rows[table];
+	int			known = catalog_natts(table);
+	int			natts = slot->tts_tupleDescriptor->natts;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, known * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, known * sizeof(bool));
+	if (natts > known && old)
+	{
+		slot_getallattrs(old);
+		memcpy(slot->tts_values + known, old->tts_values + known,
+			   (natts - known) * sizeof(Datum));
+		memcpy(slot->tts_isnull + known, old->tts_isnull + known,
+			   (natts - known) * sizeof(bool));
+	}
+	else if (natts > known)
+		set_defaults(set, table, slot);
+	return ExecStoreVirtualTuple(slot);
 }
 
 /* Accounts may be inserted speculatively, which needs more of the indexes */

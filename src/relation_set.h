@@ -27,8 +27,10 @@ struct RelationSet
 extern Relation relation_set_table(RelationSet *set, QuotaTable table);
 extern ResultRelInfo *relation_set_result(RelationSet *set, QuotaTable table);
 extern void relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table);
-extern void relation_set_defaults(RelationSet *set, QuotaTable table,
-								  TupleTableSlot *slot);
+extern TupleTableSlot *relation_set_form_row(RelationSet *set, QuotaTable table,
+											 TupleTableSlot *old,
+											 const Datum *values,
+											 const bool *nulls);
 extern void relation_set_check_columns(Relation rel, QuotaTable table);
 
 #endif							/* QUOTA_RELATION_SET_H */

@@ -98,6 +98,7 @@ put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
 		not_before = charge.now;
 	}
 	charge_decide(set, &charge, AMOUNT_UNIT, view);
+	charge_register(set, &charge, false);
 	for (int i = 0; i < charge.limits.nlimits; i++)
 		put_limit(rsinfo, &charge, i);
 }
