@@ -148,7 +148,8 @@ CREATE TABLE quota.user_bonuses (
 	id			uuid PRIMARY KEY DEFAULT gen_random_uuid(),
 	user_id		uuid NOT NULL,
 	metric		text COLLATE "C" NOT NULL REFERENCES quota.metrics,
-	amount		numeric NOT NULL CHECK (quota.valid_limit(amount) AND amount > 0),
+	-- checked as the caller of a call that takes from it, so no function of ours
+	amount		numeric NOT NULL CHECK (amount > 0 AND amount < 1e18 AND amount = round(amount, 6)),
 	used_amount	numeric NOT NULL DEFAULT 0 CHECK (used_amount >= 0 AND used_amount <= amount),
 	priority	integer NOT NULL DEFAULT 50,
 	expires_at	timestamptz,

@@ -1,3 +1,8 @@
+-- CREATE EXTENSION searches the schemas of required extensions, too, where others
+-- may have put operators that fit better than the server's own: a CHECK would call
+-- them for ever, as whoever writes the row.  It puts the path back at the end.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Whoever owns the schema can put objects into it.  CREATE EXTENSION takes a schema
 -- that exists as it is, so one that somebody else has prepared is refused.
 DO $$

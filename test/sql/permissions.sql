@@ -115,6 +115,32 @@ DELETE FROM quota.metrics WHERE metric = 'permissions_more';
 RESET ROLE;
 SELECT action, actor = session_user AS names_login FROM quota_audit_log WHERE user_id = :'ann' AND action <> 'consume';
 
+-- One function is enough for all that a call may have to do: several windows, first use, a period that ends, an override,
+-- an anchor, bonuses in part and in whole, a key, a denial.
+CREATE ROLE regress_quota_one;
+GRANT USAGE ON SCHEMA quota TO regress_quota_one;
+GRANT EXECUTE ON FUNCTION check_and_consume_quota(uuid, text, numeric, text, jsonb) TO regress_quota_one;
+INSERT INTO metrics (metric) VALUES ('permissions_all');
+INSERT INTO plan_limits (plan, metric, period, limit_amount, anchor) VALUES ('permissions_plan', 'permissions_all', 'month', 10, 'subscription'),
+	('permissions_plan', 'permissions_all', 'day', 20, 'first_use');
+SELECT grant_bonus(:'ann', 'permissions_all', 1.5) IS NOT NULL, grant_bonus(:'ann', 'permissions_all', 2, '2027-01-01') IS NOT NULL;
+SELECT set_limit_override(:'ann', 'permissions_all', 9);
+SET ROLE regress_quota_one;
+SELECT allowed, reason, used, bonus_used FROM quota.check_and_consume_quota(:'ann', 'permissions_all', 8);
+SELECT allowed, reason, used, bonus_used FROM quota.check_and_consume_quota(:'ann', 'permissions_all', 2, 'k');
+SELECT allowed, already_processed FROM quota.check_and_consume_quota(:'ann', 'permissions_all', 2, 'k');
+SELECT allowed, reason, used, bonus_used FROM quota.check_and_consume_quota(:'ann', 'permissions_all', 2.5);
+SELECT allowed, reason FROM quota.check_and_consume_quota(:'ann', 'permissions_all', 1);
+RESET ROLE;
+SET quota.test_clock = '2026-05-10 12:00:00+00';
+SET ROLE regress_quota_one;
+SELECT allowed, reason, used, bonus_used FROM quota.check_and_consume_quota(:'ann', 'permissions_all', 8);
+RESET ROLE;
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+SELECT period, used, bonus_used FROM usage_history WHERE metric = 'permissions_all' ORDER BY 1;
+DROP OWNED BY regress_quota_one;
+DROP ROLE regress_quota_one;
+
 -- A role without access -----------------------------------------------------------------------------
 
 SET ROLE regress_quota_none;

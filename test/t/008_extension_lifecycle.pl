@@ -123,4 +123,45 @@ my ($squat_status, undef, $squat_error) = $node->psql('squatted', '\set VERBOSIT
 like($squat_error, qr/42501/, "another role's schema is refused");
 is($node->safe_psql('squatted', "SELECT count(*) FROM pg_extension WHERE extname = 'quota'"), 0, 'and nothing is installed');
 
+# Somebody who may create objects in a schema that CREATE EXTENSION searches puts
+# operators there that fit better than the server's own.
+$node->safe_psql('postgres', 'CREATE DATABASE planted');
+$node->safe_psql('planted', <<'SQL');
+CREATE EXTENSION pgcrypto;
+DO $do$
+DECLARE
+	l text; r text; op text; n integer := 0;
+BEGIN
+	FOR l, r, op IN
+		SELECT l.t, r.t, o.op
+		FROM unnest('{numeric,integer,bigint,text,timestamptz}'::text[]) AS l (t), unnest('{numeric,integer,bigint,text,timestamptz}'::text[]) AS r (t),
+			unnest('{<,<=,>,>=,=,<>,~,+,-,*,/,||}'::text[]) AS o (op)
+	LOOP
+		n := n + 1;
+		EXECUTE format('CREATE FUNCTION public.planted_%s(%s, %s) RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN RAISE EXCEPTION %L; END $f$',
+			n, l, r, 'the planted operator was called');
+		EXECUTE format('CREATE OPERATOR public.%s (FUNCTION = public.planted_%s, LEFTARG = %s, RIGHTARG = %s)', op, n, l, r);
+	END LOOP;
+END
+$do$;
+CREATE FUNCTION public.round(numeric, integer) RETURNS numeric LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'called'; END $$;
+CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'called'; END $$;
+CREATE EXTENSION quota;
+SQL
+is($node->safe_psql('planted', <<'END'), '', 'nothing of the extension uses what stands in public');
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), pg_describe_object(d.refclassid, d.refobjid, 0)
+FROM pg_depend d
+LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+LEFT JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+WHERE coalesce(o.oprnamespace, p.pronamespace) = 'public'::regnamespace AND d.classid <> 'pg_operator'::regclass
+END
+is($node->safe_psql('planted', <<"END"), "t|ok\nt|bonus", 'and all acts work');
+SET client_min_messages = warning;
+SELECT quota.load_preset(p) IS NULL FROM unnest('{sheenapps,idoctor,rag_trial,bn_aura}'::text[]) AS p \\g /dev/null
+SELECT quota.assign_plan('$user', 'free'), quota.grant_bonus('$user', 'exports', 2), quota.set_limit_override('$user', 'exports', 3, now() + interval '1 day') \\g /dev/null
+SELECT allowed, reason FROM quota.check_and_consume_quota('$user', 'exports', 2);
+SELECT allowed, reason FROM quota.check_and_consume_quota('$user', 'exports', 2);
+SELECT count(*) FROM quota.get_users_near_quota_limit(), quota.verify_ledger(), quota.get_user_quota_status('$user') \\g /dev/null
+END
+
 done_testing();
