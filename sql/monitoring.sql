@@ -36,6 +36,7 @@ BEGIN
 	SELECT a.user_id, a.metric, a.period, a.used, l.limit_amount,
 		CASE WHEN l.limit_amount = 0 THEN 100 ELSE trim_scale(round(100 * a.used / l.limit_amount, 2)) END
 	FROM quota.usage_tracking a
+	JOIN quota.metrics m ON m.metric = a.metric
 	LEFT JOIN quota.subscriptions s ON s.user_id = a.user_id
 	LEFT JOIN quota.plan_limits pl
 		ON pl.plan = coalesce(s.plan, v_default_plan) AND pl.metric = a.metric AND pl.period = a.period
@@ -57,6 +58,8 @@ BEGIN
 		END
 	) AS l (limit_amount)
 	WHERE (a.period_end IS NULL OR a.period_end > v_now)
+		-- what was counted before the metric changed its kind is over
+		AND (a.period_end IS NULL) = (m.kind <> 'counter' OR a.period = 'lifetime')
 		AND a.used > 0
 		AND 100 * a.used >= p_threshold_percent * l.limit_amount
 		AND (l.limit_amount > 0 OR p_threshold_percent <= 100)
@@ -105,6 +108,22 @@ BEGIN
 		CROSS JOIN unnest(e.rate_periods) AS w (period)
 		WHERE (p_user_id IS NULL OR e.user_id = p_user_id) AND e.rate_periods IS NOT NULL
 	),
+	-- what was taken by the subject's events or from its bonuses
+	allocations AS (
+		SELECT x.*
+		FROM quota.bonus_allocations x
+		WHERE p_user_id IS NULL
+		UNION
+		SELECT x.*
+		FROM quota.usage_events e
+		JOIN quota.bonus_allocations x ON x.event_id = e.id
+		WHERE e.user_id = p_user_id
+		UNION
+		SELECT x.*
+		FROM quota.user_bonuses b
+		JOIN quota.bonus_allocations x ON x.bonus_id = b.id
+		WHERE b.user_id = p_user_id
+	),
 	-- Both in one line of time, cut wherever a period ends or starts: a charge
 	-- belongs to the piece that it lies in.  A join by range would compare every
 	-- charge of an account with every period of it.
@@ -144,24 +163,39 @@ BEGIN
 	) AS c (counter, recorded, expected)
 	WHERE coalesce(c.recorded, 0) <> c.expected
 
+	-- nothing can be held or granted beyond the limit yet
 	UNION ALL
-	SELECT b.user_id, b.metric, NULL, NULL, ('bonus ' || b.id) COLLATE "C", b.used_amount, coalesce(sum(x.amount), 0)
-	FROM quota.user_bonuses b
-	LEFT JOIN quota.bonus_allocations x ON x.bonus_id = b.id
-	WHERE p_user_id IS NULL OR b.user_id = p_user_id
-	GROUP BY b.id
-	HAVING b.used_amount <> coalesce(sum(x.amount), 0)
+	SELECT t.user_id, t.metric, t.period, t.period_start, c.counter, c.recorded, 0
+	FROM quota.usage_tracking t
+	CROSS JOIN LATERAL (VALUES ('held' COLLATE "C", t.held), ('overage', t.overage)) AS c (counter, recorded)
+	WHERE (p_user_id IS NULL OR t.user_id = p_user_id) AND c.recorded <> 0
 
 	UNION ALL
-	SELECT e.user_id, e.metric, e.period, NULL, ('event ' || e.id) COLLATE "C", e.bonus_used, coalesce(sum(x.amount), 0)
-	FROM quota.usage_events e
-	LEFT JOIN quota.bonus_allocations x ON x.event_id = e.id
-	WHERE p_user_id IS NULL OR e.user_id = p_user_id
-	GROUP BY e.id
-	HAVING e.bonus_used <> coalesce(sum(x.amount), 0)
+	SELECT h.user_id, h.metric, h.period, h.period_start, 'overage' COLLATE "C", h.overage, 0
+	FROM quota.usage_history h
+	WHERE (p_user_id IS NULL OR h.user_id = p_user_id) AND h.overage <> 0
+
+	-- Each bonus against its lines, and each event.  What a line names may be gone.
+	UNION ALL
+	SELECT coalesce(b.user_id, e.user_id), coalesce(b.metric, e.metric), NULL, NULL,
+		('bonus ' || coalesce(b.id, x.bonus_id)) COLLATE "C", b.used_amount, coalesce(x.amount, 0)
+	FROM (SELECT * FROM quota.user_bonuses WHERE p_user_id IS NULL OR user_bonuses.user_id = p_user_id) AS b
+	FULL JOIN (SELECT a.bonus_id, sum(a.amount) AS amount, (array_agg(a.event_id))[1] AS event_id
+		FROM allocations a GROUP BY a.bonus_id) AS x ON x.bonus_id = b.id
+	LEFT JOIN quota.usage_events e ON e.id = x.event_id
+	WHERE b.used_amount IS DISTINCT FROM coalesce(x.amount, 0)
+
+	UNION ALL
+	SELECT coalesce(e.user_id, b.user_id), coalesce(e.metric, b.metric), e.period, NULL,
+		('event ' || coalesce(e.id, x.event_id)) COLLATE "C", e.bonus_used, coalesce(x.amount, 0)
+	FROM (SELECT * FROM quota.usage_events WHERE p_user_id IS NULL OR usage_events.user_id = p_user_id) AS e
+	FULL JOIN (SELECT a.event_id, sum(a.amount) AS amount, (array_agg(a.bonus_id))[1] AS bonus_id
+		FROM allocations a GROUP BY a.event_id) AS x ON x.event_id = e.id
+	LEFT JOIN quota.user_bonuses b ON b.id = x.bonus_id
+	WHERE e.bonus_used IS DISTINCT FROM coalesce(x.amount, 0)
 
 	ORDER BY 1, 2, 3, 4, 5;
 END
 $$;
 COMMENT ON FUNCTION quota.verify_ledger(uuid) IS
-'Every counter that differs from the sum of its entries, of one subject or of all; recorded is NULL where entries belong to no account; empty = sound';
+'Every counter that differs from the sum of its entries, of one subject or of all; recorded is NULL where entries belong to no account, bonus or event; empty = sound';

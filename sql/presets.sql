@@ -160,6 +160,8 @@ BEGIN
 			FROM (TABLE m UNION ALL TABLE p UNION ALL TABLE l) AS added;
 	END CASE;
 
+	PERFORM quota.record_admin_act(quota.clock(), 'load_preset', NULL, NULL,
+		jsonb_build_object('preset', p_name, 'added', v_added));
 	RETURN v_added;
 END
 $$;

@@ -205,7 +205,7 @@ COMMENT ON TABLE quota.bonus_allocations IS
 
 CREATE TABLE quota.quota_audit_log (
 	id					uuid PRIMARY KEY,
-	user_id				uuid NOT NULL,
+	user_id				uuid,
 	metric				text COLLATE "C",
 	attempted_amount	numeric,
 	success				boolean NOT NULL,
@@ -224,6 +224,7 @@ CREATE TABLE quota.quota_audit_log (
 COMMENT ON TABLE quota.quota_audit_log IS
 'Every decision (granted, denied, replayed) and every admin act; append-only';
 COMMENT ON COLUMN quota.quota_audit_log.id IS 'UUID version 7 of created_at: ordered by time, so "id >= bound" selects by time';
+COMMENT ON COLUMN quota.quota_audit_log.user_id IS 'The subject; NULL for an act that concerns no single one';
 COMMENT ON COLUMN quota.quota_audit_log.success IS 'Granted, or replayed from a grant; true for an admin act';
 COMMENT ON COLUMN quota.quota_audit_log.reason IS 'Reason of the outcome; "replay" when the answer to an earlier call was given again; what the admin wrote for an admin act';
 COMMENT ON COLUMN quota.quota_audit_log.plan_limit IS 'The binding limit; NULL = unlimited or none';

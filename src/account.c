@@ -113,18 +113,13 @@ account_roll(Account *account, TimestampTz now)
 	bool		endless = limit_never_resets(account->limits, limit);
 	AccountPeriod next;
 
-	/* the metric may have been of another kind when the row was written */
-	if (account->exists && endless)
-		account->current.end = DT_NOEND;
-	else if (account->exists && account->current.end == DT_NOEND)
-	{
-		TimestampTz start;
-
-		/* the level counts until the end of the present period */
-		period_bounds(&limit->period, account_anchor(account, now),
-					  limit_zone(account->limits), now, &start,
-					  &account->current.end);
-	}
+	/*
+	 * The metric has changed its kind since the row was written: a level is not
+	 * consumption of a period, nor the other way round.  What was counted ends
+	 * now, so that each event stays in the period that it was counted in.
+	 */
+	if (account->exists && endless != (account->current.end == DT_NOEND))
+		account->current.end = Min(account->current.end, now);
 
 	if (account->exists && now < account->current.end)
 		return;

@@ -46,7 +46,7 @@ raise_denied(const Request *request, const Outcome *o)
 					   o->period ? " per " : "", o->period ? o->period : ""),
 			 o->retry_after == DECISION_NEVER ? 0 :
 			 errhint("The same request can succeed from %s on.",
-					 timestamptz_to_str(o->resets_at))));
+					 timestamptz_to_str(o->decided_at + o->retry_after))));
 }
 
 Datum

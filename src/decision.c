@@ -109,29 +109,58 @@ report(const DecisionInput *in, Amount to_allowance, Amount to_rate,
 }
 
 /*
- * When a window that lacks room now would admit the request: at the end of
- * its period, if a fresh period (with the bonuses that live that long) is
- * enough.
+ * What a finite window allows at "at", now or later, if nothing else happens: by
+ * then its period may have started again, and bonuses may have expired.
+ */
+static Amount
+window_room_at(const DecisionInput *in, int i, int64_t at)
+{
+	const WindowState *l = &in->limits[i];
+	Amount		room = l->limit - l->held - (at < l->resets_at ? l->used : 0);
+
+	room = amount_max(room, 0);
+	for (int b = 0; i == in->allowance && b < in->nbonuses; b++)
+		if (in->bonuses[b].expires_at > at)
+			room += in->bonuses[b].left;
+	return room;
+}
+
+/*
+ * When a window that lacks room now would admit the request by itself: at the end
+ * of its period, if a fresh one is enough.
  */
 static int64_t
 window_retry_after(const DecisionInput *in, int i)
 {
-	const WindowState *l = &in->limits[i];
-	Amount		room = amount_max(l->limit - l->held, 0);
+	int64_t		at = in->limits[i].resets_at;
 
-	if (l->resets_at == DECISION_NEVER)
+	if (at == DECISION_NEVER || window_room_at(in, i, at) < in->amount)
 		return DECISION_NEVER;
+	return at > in->now ? at - in->now : 0;
+}
 
-	if (i == in->allowance)
+/*
+ * When all windows together would admit a request that is denied now.  Room only
+ * grows at the ends of periods, and each window has its room back after the first.
+ */
+static int64_t
+retry_after(const DecisionInput *in)
+{
+	int64_t		earliest = DECISION_NEVER;
+
+	for (int i = 0; i < in->nlimits; i++)
 	{
-		for (int b = 0; b < in->nbonuses; b++)
-			if (in->bonuses[b].expires_at > l->resets_at)
-				room += in->bonuses[b].left;
-	}
-	if (room < in->amount)
-		return DECISION_NEVER;
+		int64_t		at = in->limits[i].resets_at;
+		bool		admits = at < earliest;
 
-	return l->resets_at > in->now ? l->resets_at - in->now : 0;
+		for (int j = 0; admits && j < in->nlimits; j++)
+			admits = in->limits[j].unlimited || window_room_at(in, j, at) >= in->amount;
+		if (admits)
+			earliest = at;
+	}
+	if (earliest == DECISION_NEVER)
+		return DECISION_NEVER;
+	return earliest > in->now ? earliest - in->now : 0;
 }
 
 /*
@@ -139,10 +168,10 @@ window_retry_after(const DecisionInput *in, int i)
  * the one that denies longest.
  */
 static bool
-find_denial(const DecisionInput *in, Amount bonus_left,
-			int *binding, int64_t *retry_after)
+find_denial(const DecisionInput *in, Amount bonus_left, int *binding)
 {
 	bool		denied = false;
+	int64_t		longest = 0;
 
 	for (int i = 0; i < in->nlimits; i++)
 	{
@@ -154,11 +183,11 @@ find_denial(const DecisionInput *in, Amount bonus_left,
 			continue;
 
 		retry = window_retry_after(in, i);
-		if (!denied || retry > *retry_after ||
-			(retry == *retry_after && window_longer(in, i, *binding)))
+		if (!denied || retry > longest ||
+			(retry == longest && window_longer(in, i, *binding)))
 		{
 			*binding = i;
-			*retry_after = retry;
+			longest = retry;
 		}
 		denied = true;
 	}
@@ -193,10 +222,11 @@ decide(const DecisionInput *in, Decision *out)
 		return;
 	}
 
-	if (find_denial(in, bonus_left, &denying, &out->retry_after))
+	if (find_denial(in, bonus_left, &denying))
 	{
 		const WindowState *l = &in->limits[denying];
 
+		out->retry_after = retry_after(in);
 		out->before.binding = denying;
 		out->before.unlimited = false;
 		out->before.remaining = window_room(l, 0) +

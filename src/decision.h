@@ -84,7 +84,8 @@ typedef struct Decision
 	LimitReport before;			/* the present state */
 	LimitReport after;			/* the state once granted; = before if denied */
 	int64_t		retry_after;	/* if denied: microseconds until the same
-								 * request can succeed by waiting alone, or
+								 * request can succeed by waiting alone, as
+								 * long as these limits count, or
 								 * DECISION_NEVER */
 } Decision;
 

@@ -31,6 +31,7 @@ typedef struct Outcome
 	TimestampTz period_start;	/* null if no_limit */
 	TimestampTz resets_at;		/* DT_NOEND = null */
 	int64		retry_after;	/* microseconds; DECISION_NEVER = null */
+	TimestampTz decided_at;		/* not in the row; 0 for a replay */
 	bool		has_event;
 	pg_uuid_t	event_id;
 	Datum		datum;			/* this as quota.outcome, once it was needed; 0

@@ -141,6 +141,33 @@ charge_register(RelationSet *set, const Charge *charge, bool writes)
 	bonus_register(set, &charge->bonuses, all);
 }
 
+/*
+ * When a denied request would be granted by waiting alone: microseconds, or
+ * DECISION_NEVER.  The decision knows the limits of now; where an override ends
+ * before that, the request is decided again as of then.
+ */
+static int64
+charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
+				   RelationView view)
+{
+	TimestampTz at = charge->limits.valid_until;
+	int64		retry_after = charge->decision.retry_after;
+	Charge		later;
+
+	if (at == DT_NOEND ||
+		(retry_after != DECISION_NEVER && charge->now + retry_after < at))
+		return retry_after;
+
+	while (!charge_read(set, &charge->limits.user_id, charge->limits.metric, view,
+						at, &later))
+		at = later.now;
+	charge_decide(set, &later, amount, view);
+	retry_after = later.decision.allowed ? 0 :
+		charge_retry_after(set, &later, amount, view);
+	return retry_after == DECISION_NEVER ? DECISION_NEVER :
+		later.now - charge->now + retry_after;
+}
+
 /* The answer that a decision gives, telling the state that "report" tells */
 static void
 charge_outcome(const Charge *charge, const LimitReport *report, Outcome *o)
@@ -156,6 +183,7 @@ charge_outcome(const Charge *charge, const LimitReport *report, Outcome *o)
 	o->unlimited = report->unlimited;
 	o->used = report->used;
 	o->bonus_remaining = report->bonus_remaining;
+	o->decided_at = charge->now;
 	o->retry_after = d->retry_after;
 	o->resets_at = DT_NOEND;
 	o->no_limit = (report->binding < 0);
@@ -359,7 +387,12 @@ try_post(Posting *posting, Outcome *outcome)
 			record_grant(posting, outcome);
 		}
 		else
+		{
+			if (!charge->decision.allowed)
+				charge->decision.retry_after =
+					charge_retry_after(set, charge, request->amount, posting->view);
 			charge_outcome(charge, &charge->decision.before, outcome);
+		}
 	}
 
 	if (!request->dry_run)

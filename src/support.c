@@ -50,12 +50,12 @@ parse_period(const char *name)
 /*
  * Is this the name of a zone?  pg_tzset() also takes POSIX specifications, in which
  * "+05:30" means west and a misspelt name can be a fixed offset.  Those always
- * have a digit, as few names have.
+ * have a digit, as few names have, or a colon at the front.
  */
 static bool
 is_zone_name(const char *name)
 {
-	bool		found = strpbrk(name, "0123456789") == NULL;
+	bool		found = strpbrk(name, "0123456789:") == NULL;
 	pg_tzenum  *names;
 	pg_tz	   *zone;
 

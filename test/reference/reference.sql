@@ -365,6 +365,23 @@ BEGIN
 		END IF;
 	END LOOP;
 
+	-- Of several windows each has its room back by the end of its period, and by
+	-- then bonuses may have expired that another one needs: the first of these
+	-- times at which all have room.
+	IF NOT v_allowed AND cardinality(p_subject.accounts) > 1 THEN
+		SELECT make_interval(secs => extract(epoch FROM min(c.period_end) - p_now)::float8) INTO b_retry
+		  FROM unnest(p_subject.accounts) AS c
+		 WHERE c.period_end IS NOT NULL
+		   AND NOT EXISTS (
+				SELECT FROM unnest(p_subject.accounts) AS l
+				 WHERE p_amount > greatest(l.limit_amount - l.held
+										   - CASE WHEN l.period_end <= c.period_end THEN 0 ELSE l.used END, 0)
+								  + CASE WHEN l.rank = 1
+										 THEN quota_reference.bonus_left(p_user_id, p_subject.metric, c.period_end)
+										 ELSE 0 END
+				   AND l.limit_amount IS NOT NULL);
+	END IF;
+
 	-- no limit at all
 	IF b.rank IS NULL THEN
 		RETURN ROW(false, 0, NULL, 0, false, 'not_in_plan', p_subject.metric, NULL, 0, 0, 0, 0,
@@ -380,6 +397,46 @@ BEGIN
 					ELSE 'quota_exceeded' END,
 			   p_subject.metric, b.period, b.used, p_bonus, 0, 0,
 			   b.period_start, b.period_end, b_retry, NULL)::quota.outcome;
+END
+$$;
+
+-- The answer to a denied request, looking beyond the end of overrides: when one
+-- ends before the request would be granted, it is decided again as of then.
+CREATE FUNCTION quota_reference.look_ahead(
+	p_user_id uuid,
+	p_subject quota_reference.subject,
+	p_amount numeric,
+	p_now timestamptz,
+	p_out quota.outcome)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	v_at		timestamptz := p_subject.valid_until;
+	v_later		quota_reference.subject;
+	v_decided	quota.outcome;
+	a			quota_reference.account;
+BEGIN
+	IF v_at IS NULL OR p_now + p_out.retry_after < v_at THEN
+		RETURN p_out;
+	END IF;
+	LOOP
+		v_later := quota_reference.resolve(p_user_id, p_subject.metric, v_at);
+		FOREACH a IN ARRAY v_later.accounts LOOP
+			v_at := greatest(v_at, a.period_start);
+		END LOOP;
+		EXIT WHEN (v_later.valid_until <= v_at) IS NOT TRUE;
+	END LOOP;
+	v_later.accounts := quota_reference.roll(v_later, v_at);
+	v_decided := quota_reference.decide(p_user_id, v_later, p_amount,
+										quota_reference.bonus_left(p_user_id, v_later.metric, v_at), v_at);
+	IF v_decided.allowed THEN
+		v_decided.retry_after := '0';
+	ELSE
+		v_decided := quota_reference.look_ahead(p_user_id, v_later, p_amount, v_at, v_decided);
+	END IF;
+	p_out.retry_after := make_interval(secs => extract(epoch FROM v_at - p_now)::float8) + v_decided.retry_after;
+	RETURN p_out;
 END
 $$;
 
@@ -538,6 +595,9 @@ BEGIN
 		v_subject.accounts := quota_reference.roll(v_subject, v_now);
 		v_bonus := quota_reference.bonus_left(p_user_id, v_metric, v_now);
 		v_out := quota_reference.decide(p_user_id, v_subject, p_amount, v_bonus, v_now);
+		IF NOT v_out.allowed AND v_subject.valid_until IS NOT NULL THEN
+			v_out := quota_reference.look_ahead(p_user_id, v_subject, p_amount, v_now, v_out);
+		END IF;
 
 		-- Was the key used before?  All calls that could use it take the same
 		-- lock, so once it is held the answer is final.
@@ -723,6 +783,7 @@ AS $$
 DECLARE
 	v_subject	quota_reference.subject;
 	v_now		timestamptz := quota.clock();
+	v_out		quota.outcome;
 	a			quota_reference.account;
 BEGIN
 	PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, NULL, NULL);
@@ -734,7 +795,11 @@ BEGIN
 		EXIT WHEN (v_subject.valid_until <= v_now) IS NOT TRUE;
 	END LOOP;
 	v_subject.accounts := quota_reference.roll(v_subject, v_now);
-	RETURN quota_reference.decide(p_user_id, v_subject, p_amount,
-								  quota_reference.bonus_left(p_user_id, v_subject.metric, v_now), v_now);
+	v_out := quota_reference.decide(p_user_id, v_subject, p_amount,
+									quota_reference.bonus_left(p_user_id, v_subject.metric, v_now), v_now);
+	IF NOT v_out.allowed THEN
+		v_out := quota_reference.look_ahead(p_user_id, v_subject, p_amount, v_now, v_out);
+	END IF;
+	RETURN v_out;
 END
 $$;

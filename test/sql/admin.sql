@@ -45,6 +45,8 @@ SELECT l.metric, m.kind, string_agg(l.plan, ', ' ORDER BY p.price) AS plans, boo
 	FROM plan_limits l JOIN metrics m USING (metric) JOIN plans p USING (plan)
 	WHERE m.kind = 'feature' AND p.currency = 'THB' GROUP BY 1, 2 ORDER BY count(*) DESC, 1;
 SELECT load_preset('bn_aura') AS again;
+-- each leaves a row in the log, which concerns no single subject
+SELECT user_id, success, reason, detail, actor = session_user AS by_me FROM quota_audit_log WHERE action = 'load_preset' ORDER BY (detail ->> 'added')::int DESC;
 SELECT metrics - :had_metrics AS metrics, aliases - :had_aliases AS aliases, plans - :had_plans AS plans, limits - :had_limits AS limits FROM pg_temp.catalogue();
 ROLLBACK;
 -- the catalogue is as before, in this session's memory too
@@ -238,6 +240,26 @@ SELECT * FROM pg_temp.faults(:'eve');
 ROLLBACK;
 BEGIN;
 UPDATE usage_events SET created_at = '2026-04-05' WHERE user_id = :'eve' AND amount = 3;
+SELECT * FROM pg_temp.faults(:'eve');
+ROLLBACK;
+-- what nothing can have moved yet
+BEGIN;
+UPDATE usage_tracking SET held = 3, overage = 5 WHERE user_id = :'eve' AND metric = 'admin_bonus';
+UPDATE usage_history SET overage = 1 WHERE user_id = :'eve' AND period = 'minute';
+SELECT * FROM pg_temp.faults(:'eve');
+ROLLBACK;
+-- a bonus that is gone, also where all are looked at; an allocation of nothing
+BEGIN;
+DELETE FROM user_bonuses WHERE user_id = :'eve';
+SELECT * FROM pg_temp.faults(:'eve');
+SELECT v.user_id = :'eve' AS of_eve, regexp_replace(counter, ' .*', '') AS counter, recorded, expected FROM verify_ledger() AS v WHERE v.metric LIKE 'admin%';
+ROLLBACK;
+BEGIN;
+INSERT INTO bonus_allocations (event_id, bonus_id, amount) VALUES ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000002', 5);
+SELECT v.user_id, v.metric, counter, recorded, expected FROM verify_ledger() AS v WHERE v.metric LIKE 'admin%' OR v.metric IS NULL;
+ROLLBACK;
+BEGIN;
+INSERT INTO bonus_allocations (event_id, bonus_id, amount) SELECT '00000000-0000-0000-0000-000000000001', id, 2 FROM user_bonuses WHERE user_id = :'eve';
 SELECT * FROM pg_temp.faults(:'eve');
 ROLLBACK;
 -- an allocation

@@ -124,3 +124,70 @@ DELETE FROM limit_overrides WHERE user_id = :'eve' AND period = 'year';
 SELECT allowed, limit_amount, period FROM check_quota(:'eve', 'overrides_calls', 1);
 
 SELECT v.metric, counter, recorded, expected FROM verify_ledger() AS v WHERE v.metric LIKE 'overrides%';
+
+-- retry_after looks beyond the end of overrides and bonuses: it is kept to the microsecond -------------------------
+
+INSERT INTO metrics (metric) VALUES ('overrides_wait');
+INSERT INTO plans (plan) VALUES ('overrides_month'), ('overrides_day'), ('overrides_rate');
+INSERT INTO plan_limits (plan, metric, period, limit_amount) VALUES
+	('overrides_month', 'overrides_wait', 'month', 10),
+	('overrides_day', 'overrides_wait', 'day', 10),
+	('overrides_rate', 'overrides_wait', 'month', 10),
+	('overrides_rate', 'overrides_wait', 'minute', 2);
+
+-- What is told, what a microsecond less gives, and what the time itself gives
+CREATE FUNCTION pg_temp.kept(p_user uuid, p_amount numeric, OUT retry_after interval, OUT just_before boolean, OUT granted_then boolean) LANGUAGE plpgsql AS $$
+DECLARE
+	v_now	timestamptz := quota.clock();
+BEGIN
+	retry_after := (check_quota(p_user, 'overrides_wait', p_amount)).retry_after;
+	IF retry_after IS NOT NULL THEN
+		PERFORM set_config('quota.test_clock', (v_now + retry_after - interval '1 microsecond')::text, false);
+		just_before := (check_quota(p_user, 'overrides_wait', p_amount)).allowed;
+		PERFORM set_config('quota.test_clock', (v_now + retry_after)::text, false);
+		granted_then := (check_quota(p_user, 'overrides_wait', p_amount)).allowed;
+	END IF;
+	PERFORM set_config('quota.test_clock', v_now::text, false);
+END
+$$;
+SELECT md5('overrides wait 1')::uuid AS w1, md5('overrides wait 2')::uuid AS w2, md5('overrides wait 3')::uuid AS w3,
+	md5('overrides wait 4')::uuid AS w4, md5('overrides wait 5')::uuid AS w5, md5('overrides wait 6')::uuid AS w6 \gset
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+INSERT INTO subscriptions (user_id, plan) VALUES (:'w1', 'overrides_month'), (:'w2', 'overrides_month'), (:'w3', 'overrides_day'),
+	(:'w4', 'overrides_rate'), (:'w5', 'overrides_rate'), (:'w6', 'overrides_month');
+
+-- nothing until 13:00, then the plan's 10
+SELECT set_limit_override(:'w1', 'overrides_wait', 0, '2026-03-10 13:00:00+00');
+SELECT allowed, reason FROM check_and_consume_quota(:'w1', 'overrides_wait', 1);
+SELECT * FROM pg_temp.kept(:'w1', 1);
+SELECT * FROM pg_temp.kept(:'w1', 11);
+-- 5 until tomorrow, then the plan's 10, long before the month ends
+SELECT set_limit_override(:'w2', 'overrides_wait', 5, '2026-03-11 12:00:00+00');
+SELECT allowed FROM check_and_consume_quota(:'w2', 'overrides_wait', 1);
+SELECT * FROM pg_temp.kept(:'w2', 5);
+SELECT * FROM pg_temp.kept(:'w2', 10);
+-- 100 until the evening: at midnight there is a new day, but the plan's 10
+SELECT set_limit_override(:'w3', 'overrides_wait', 100, '2026-03-10 20:00:00+00');
+SELECT allowed FROM check_and_consume_quota(:'w3', 'overrides_wait', 80);
+SELECT * FROM pg_temp.kept(:'w3', 50);
+-- the bonus that the month needs expires before the minute ends
+SELECT grant_bonus(:'w4', 'overrides_wait', 5, '2026-03-10 12:00:20+00') IS NOT NULL;
+SET quota.test_clock = '2026-03-10 11:55:00+00';
+DO $$ BEGIN FOR i IN 1..5 LOOP
+	PERFORM set_config('quota.test_clock', (timestamptz '2026-03-10 11:50:00+00' + i * interval '1 minute')::text, false);
+	PERFORM check_and_consume_quota(md5('overrides wait 4')::uuid, 'overrides_wait', 2);
+END LOOP; END $$;
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+SELECT allowed, bonus_used FROM check_and_consume_quota(:'w4', 'overrides_wait', 2);
+SELECT allowed, period FROM check_quota(:'w4', 'overrides_wait', 1);
+SELECT * FROM pg_temp.kept(:'w4', 1);
+-- an override of a window that the plan does not have, and one after the other
+SELECT set_limit_override(:'w5', 'overrides_wait', 1, '2026-03-10 12:00:30+00', p_period => 'hour');
+SELECT set_limit_override(:'w5', 'overrides_wait', 0, '2026-03-10 12:30:00+00');
+SELECT * FROM pg_temp.kept(:'w5', 2);
+SELECT * FROM pg_temp.kept(:'w5', 3);
+-- what ends is worse than what comes: never
+SELECT set_limit_override(:'w6', 'overrides_wait', 20, '2026-03-20 12:00:00+00');
+SELECT allowed FROM check_and_consume_quota(:'w6', 'overrides_wait', 15);
+SELECT * FROM pg_temp.kept(:'w6', 12);
+SELECT * FROM pg_temp.kept(:'w6', 6);

@@ -45,20 +45,29 @@ ALTER TABLE usage_events DROP COLUMN region;
 ALTER TABLE usage_tracking DROP COLUMN note, DROP COLUMN total;
 SELECT allowed, used FROM check_and_consume_quota(:v, 'tables_calls', 1);
 
--- A metric that changes its kind: the level counts until the end of the present period --------------------------------
+-- A metric that changes its kind starts anew with the next call: no level blocks the periods that follow ---------------
 
-SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_level', 5);
+SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_level', 50);
 SET quota.test_clock = '2026-04-10 12:00:00+00';
-SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 6);
+SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 50);
+SELECT metric, used FROM get_users_near_quota_limit(80) WHERE user_id = :u;
 UPDATE metrics SET kind = 'counter' WHERE metric = 'tables_level';
 SET quota.test_clock = '2026-04-12 12:00:00+00';
-SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 7);
+SELECT metric, used FROM get_users_near_quota_limit(80) WHERE user_id = :u;
+SELECT metric, used, remaining, period_start, resets_at FROM get_user_quota_status(:u) WHERE metric = 'tables_level';
+SELECT allowed, reason, used, resets_at, retry_after FROM check_and_consume_quota(:u, 'tables_level', 101);
+SELECT allowed, used, period_start, resets_at FROM check_and_consume_quota(:u, 'tables_level', 85);
+SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_level', 16);
 SET quota.test_clock = '2026-05-02 12:00:00+00';
-SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 8);
+SELECT allowed, used, period_start, resets_at FROM check_and_consume_quota(:u, 'tables_level', 86);
+SET quota.test_clock = '2026-05-10 12:00:00+00';
 UPDATE metrics SET kind = 'gauge' WHERE metric = 'tables_level';
+SELECT metric, used FROM get_users_near_quota_limit(80) WHERE user_id = :u;
+SELECT allowed, used, period_start, resets_at FROM check_and_consume_quota(:u, 'tables_level', 20);
 SET quota.test_clock = '2026-07-02 12:00:00+00';
-SELECT allowed, used, resets_at FROM check_and_consume_quota(:u, 'tables_level', 9);
-SELECT used, period_end FROM usage_history WHERE user_id = :u AND metric = 'tables_level' ORDER BY 2;
+SELECT allowed, used, period_start, resets_at FROM check_and_consume_quota(:u, 'tables_level', 21);
+SELECT used, period_start, period_end FROM usage_history WHERE user_id = :u AND metric = 'tables_level' ORDER BY 2;
+SELECT * FROM verify_ledger(:u);
 
 -- Time zones have names; what only looks like one is refused -----------------------------------------------------------
 
@@ -66,6 +75,7 @@ SELECT assign_plan(:u, 'tables_plan', p_time_zone => z) IS NOT NULL FROM unnest(
 SELECT assign_plan(:u, 'tables_plan', p_time_zone => '+05:30');
 SELECT assign_plan(:u, 'tables_plan', p_time_zone => 'FOO5');
 SELECT assign_plan(:u, 'tables_plan', p_time_zone => 'Europe/Berlin1');
+SELECT assign_plan(:u, 'tables_plan', p_time_zone => ':UTC');
 SELECT assign_plan(:u, 'tables_plan', p_time_zone => '');
 
 -- Changes of limits reach other sessions by triggers that a subscriber's apply worker fires, too -----------------------
