@@ -400,6 +400,31 @@ BEGIN
 END
 $$;
 
+-- Limits and accounts as they stand at p_at if nothing happens until then, or at
+-- the later moment that an account has reached already.
+CREATE FUNCTION quota_reference.as_of(
+	p_user_id uuid,
+	p_metric text,
+	p_at timestamptz,
+	OUT moment timestamptz,
+	OUT subject quota_reference.subject)
+	LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	a	quota_reference.account;
+BEGIN
+	moment := p_at;
+	LOOP
+		subject := quota_reference.resolve(p_user_id, p_metric, moment);
+		FOREACH a IN ARRAY subject.accounts LOOP
+			moment := greatest(moment, a.period_start);
+		END LOOP;
+		EXIT WHEN (subject.valid_until <= moment) IS NOT TRUE;
+	END LOOP;
+	subject.accounts := quota_reference.roll(subject, moment);
+END
+$$;
+
 -- The answer to a denied request, looking beyond the end of overrides: when one
 -- ends before the request would be granted, it is decided again as of then.
 CREATE FUNCTION quota_reference.look_ahead(
@@ -413,21 +438,16 @@ CREATE FUNCTION quota_reference.look_ahead(
 AS $$
 DECLARE
 	v_at		timestamptz := p_subject.valid_until;
+	v_state		record;
 	v_later		quota_reference.subject;
 	v_decided	quota.outcome;
-	a			quota_reference.account;
 BEGIN
 	IF v_at IS NULL OR p_now + p_out.retry_after < v_at THEN
 		RETURN p_out;
 	END IF;
-	LOOP
-		v_later := quota_reference.resolve(p_user_id, p_subject.metric, v_at);
-		FOREACH a IN ARRAY v_later.accounts LOOP
-			v_at := greatest(v_at, a.period_start);
-		END LOOP;
-		EXIT WHEN (v_later.valid_until <= v_at) IS NOT TRUE;
-	END LOOP;
-	v_later.accounts := quota_reference.roll(v_later, v_at);
+	v_state := quota_reference.as_of(p_user_id, p_subject.metric, v_at);
+	v_at := v_state.moment;
+	v_later := v_state.subject;
 	v_decided := quota_reference.decide(p_user_id, v_later, p_amount,
 										quota_reference.bonus_left(p_user_id, v_later.metric, v_at), v_at);
 	IF v_decided.allowed THEN
@@ -783,18 +803,13 @@ AS $$
 DECLARE
 	v_subject	quota_reference.subject;
 	v_now		timestamptz := quota.clock();
+	v_state		record;
 	v_out		quota.outcome;
-	a			quota_reference.account;
 BEGIN
 	PERFORM quota_reference.validate(p_user_id, p_metric, p_amount, NULL, NULL);
-	LOOP
-		v_subject := quota_reference.resolve(p_user_id, p_metric, v_now);
-		FOREACH a IN ARRAY v_subject.accounts LOOP
-			v_now := greatest(v_now, a.period_start);
-		END LOOP;
-		EXIT WHEN (v_subject.valid_until <= v_now) IS NOT TRUE;
-	END LOOP;
-	v_subject.accounts := quota_reference.roll(v_subject, v_now);
+	v_state := quota_reference.as_of(p_user_id, p_metric, v_now);
+	v_now := v_state.moment;
+	v_subject := v_state.subject;
 	v_out := quota_reference.decide(p_user_id, v_subject, p_amount,
 									quota_reference.bonus_left(p_user_id, v_subject.metric, v_now), v_now);
 	IF NOT v_out.allowed THEN
