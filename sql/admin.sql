@@ -49,6 +49,22 @@ $$;
 COMMENT ON FUNCTION quota.checked_expiry(timestamptz) IS
 'Returns its argument if it is an expiry: NULL (never) or a finite instant in the future; raises 22023 otherwise';
 
+CREATE FUNCTION quota.checked_write(p_id uuid, p_table text) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF p_id IS NULL THEN
+		RAISE EXCEPTION 'row of % could not be written', p_table
+			USING ERRCODE = '27000',
+				DETAIL = 'A trigger suppressed it, or others deleted it each time that it was found.',
+				HINT = 'BEFORE triggers on the tables of quota must return a row.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION quota.checked_write(uuid, text) IS
+'Raises 27000 for a row that an act has tried in vain to write';
+
 CREATE FUNCTION quota.record_admin_act(
 	p_at timestamptz,
 	p_action text,
@@ -63,10 +79,14 @@ CREATE FUNCTION quota.record_admin_act(
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
-			plan_limit, period, action, actor, detail, created_at)
-	VALUES (quota.new_id(p_at), p_user_id, p_metric, p_amount, true, coalesce(p_reason, p_action),
-			p_limit_amount, p_period, p_action, session_user::text, p_detail, p_at)
+	WITH written AS (
+		INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+				plan_limit, period, action, actor, detail, created_at)
+		VALUES (quota.new_id(p_at), p_user_id, p_metric, p_amount, true, coalesce(p_reason, p_action),
+				p_limit_amount, p_period, p_action, session_user::text, p_detail, p_at)
+		RETURNING id
+	)
+	SELECT quota.checked_write((SELECT id FROM written), 'quota.quota_audit_log')
 $$;
 COMMENT ON FUNCTION quota.record_admin_act(timestamptz, text, uuid, text, jsonb, text, text, numeric, numeric) IS
 'Writes the audit row of an admin act; the reason is the action''s name when none was given';
@@ -120,7 +140,7 @@ BEGIN
 	-- Lock the row before reading it, so that the old values in the log are
 	-- those that this act replaces.  A first assignment that loses the race
 	-- for the insert goes round again and finds the winner's row.
-	LOOP
+	FOR i IN 1 .. 10 LOOP
 		SELECT * INTO v_old FROM quota.subscriptions WHERE user_id = p_user_id FOR NO KEY UPDATE;
 		v_now := quota.clock();
 
@@ -140,6 +160,7 @@ BEGIN
 		END IF;
 		EXIT WHEN FOUND;
 	END LOOP;
+	PERFORM quota.checked_write(v_new.user_id, 'quota.subscriptions');
 
 	PERFORM quota.record_admin_act(v_now, 'assign_plan', p_user_id, p_reason,
 		jsonb_build_object(
@@ -192,6 +213,7 @@ BEGIN
 	INSERT INTO quota.user_bonuses (user_id, metric, amount, priority, expires_at, source, reason, granted_at)
 		VALUES (p_user_id, v_metric, p_amount, p_priority, p_expires_at, p_source, p_reason, v_now)
 		RETURNING id INTO v_id;
+	PERFORM quota.checked_write(v_id, 'quota.user_bonuses');
 
 	PERFORM quota.record_admin_act(v_now, 'grant_bonus', p_user_id, p_reason,
 		jsonb_build_object(
@@ -223,6 +245,7 @@ DECLARE
 	v_metric	text;
 	v_period	text;
 	v_old		quota.limit_overrides;
+	v_id		uuid;
 	v_now		timestamptz;
 BEGIN
 	PERFORM quota.checked_user(p_user_id);
@@ -232,7 +255,7 @@ BEGIN
 	PERFORM quota.checked_expiry(p_expires_at);
 
 	-- locked before it is read, as in assign_plan
-	LOOP
+	FOR i IN 1 .. 10 LOOP
 		SELECT * INTO v_old
 			FROM quota.limit_overrides
 			WHERE user_id = p_user_id AND metric = v_metric AND coalesce(period, '') = coalesce(v_period, '')
@@ -245,14 +268,17 @@ BEGIN
 					expires_at = p_expires_at,
 					reason = p_reason,
 					created_at = v_now
-				WHERE id = v_old.id;
+				WHERE id = v_old.id
+				RETURNING id INTO v_id;
 		ELSE
 			INSERT INTO quota.limit_overrides (user_id, metric, period, limit_amount, expires_at, reason, created_at)
 				VALUES (p_user_id, v_metric, v_period, p_limit_amount, p_expires_at, p_reason, v_now)
-				ON CONFLICT (user_id, metric, (coalesce(period, ''))) DO NOTHING;
+				ON CONFLICT (user_id, metric, (coalesce(period, ''))) DO NOTHING
+				RETURNING id INTO v_id;
 		END IF;
 		EXIT WHEN FOUND;
 	END LOOP;
+	PERFORM quota.checked_write(v_id, 'quota.limit_overrides');
 
 	PERFORM quota.record_admin_act(v_now, 'set_limit_override', p_user_id, p_reason,
 		jsonb_build_object(

@@ -40,7 +40,7 @@ typedef enum AccountLock
 {
 	ACCOUNT_UNCHANGED,			/* locked, and as it was read */
 	ACCOUNT_CHANGED,			/* locked; another transaction was there: read
-								 * it again */
+								 * everything again */
 	ACCOUNT_CREATED,			/* new and locked: read it to write it */
 	ACCOUNT_LOST,				/* not locked: another transaction created or
 								 * deleted it: read it again */

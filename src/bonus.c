@@ -126,8 +126,8 @@ bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)
 
 /*
  * Write what the decision takes from each bonus.  All rows are locked before
- * the first is written; returns false, with nothing written, if one of them is
- * no longer as it was read.
+ * the first is written; returns false, with nothing written, if another
+ * transaction has changed one of them or had to be waited for.
  */
 bool
 bonus_lock_and_take(RelationSet *set, BonusSet *bonuses)

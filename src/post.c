@@ -15,8 +15,9 @@
  * - Otherwise all accounts of the request are locked, in the order of subject,
  *   metric and period name, then the bonuses that pay.  If all are unchanged,
  *   they are written.
- * - If anything has changed, or had to be created, everything is read and
- *   decided again, now with the locks held, so that the second try succeeds.
+ * - If anything has changed, had to be waited for or had to be created, everything
+ *   is read and decided again, now with the locks held, so that the second try
+ *   succeeds.
  *
  * This is exact because every grant changes an account of its subject and
  * metric: as long as the accounts are unchanged, no other call has moved quota,
@@ -269,25 +270,6 @@ charge_lock(Posting *posting)
 }
 
 /*
- * Has a period ended, or a bonus expired, since the decision?  Waiting for a lock
- * can take any time, also where nothing has changed in the end.
- */
-static bool
-charge_is_over(const Charge *charge)
-{
-	TimestampTz now = clock_now();
-
-	for (int i = 0; i < charge->limits.nlimits; i++)
-		if (now >= charge->accounts[i].current.end)
-			return true;
-	for (int b = 0; b < charge->bonuses.n; b++)
-		if (charge->bonuses.bonuses[b].take > 0 &&
-			now >= charge->bonuses.bonuses[b].expires_at)
-			return true;
-	return false;
-}
-
-/*
  * Write the accounts and bonuses of a granted charge.  Returns false, with
  * nothing written, if they are not as they were read; the next try finds them
  * locked, or locks them.  A call that has had to wait before does not try without
@@ -305,14 +287,16 @@ charge_write(Posting *posting)
 	{
 		if (account_write(posting->set, &charge->accounts[0], charge->now))
 			return true;
-		posting->waited = true;
 	}
 
-	if (!charge_lock(posting) || charge_is_over(charge))
+	if (!charge_lock(posting))
 		return false;
 	if (charge->decision.from_bonus > 0 &&
 		!bonus_lock_and_take(posting->set, &charge->bonuses))
+	{
+		posting->waited = true;
 		return false;
+	}
 	for (int i = 0; i < charge->limits.nlimits; i++)
 		(void) account_write(posting->set, &charge->accounts[i], charge->now);
 	return true;

@@ -15,9 +15,10 @@
  *   and nothing was written; with a lock from relation_lock() it succeeds.
  * - relation_lock() waits for whoever holds the row, and takes a lock that lets
  *   foreign-key checks through (no key column ever changes).  It reports
- *   whether the row is still the one that was read, because then all that was
- *   concluded from it holds.  Where the caller's snapshot rules, a row that
- *   changed raises 40001, as an UPDATE would.
+ *   whether the row is still the one that was read and was free, because then all
+ *   that was concluded from it holds.  After a wait it does not, whatever became of
+ *   the row: limits may have changed, periods and bonuses ended meanwhile.  Where
+ *   the caller's snapshot rules, a row that changed raises 40001, as an UPDATE would.
  * - No read enters the bookkeeping of SERIALIZABLE by itself, or different users
  *   would fail each other's transactions: relation_scan_begin().  The caller
  *   registers the rows that its answer rests on: relation_register().
@@ -259,7 +260,12 @@ relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
+
+	/*
+	 * The lock would protect nothing that is still of interest, and is out of
+	 * the order in which calls lock tables.
+	 */
+	table_close(rel, AccessShareLock);
 	return found;
 }
 
@@ -279,29 +285,46 @@ raise_lost_race(Relation rel)
 			 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
 }
 
+static TM_Result
+lock_row(RelationSet *set, Relation rel, ItemPointerData tid, TupleTableSlot *slot,
+		 LockWaitPolicy policy, bool *changed)
+{
+	TM_FailureData tmfd;
+	TM_Result	result;
+
+	result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
+							  set->estate->es_output_cid,
+							  LockTupleNoKeyExclusive, policy,
+							  guc_caller_snapshot_rules() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
+							  &tmfd);
+	*changed = (result == TM_Ok && tmfd.traversed);
+	return result;
+}
+
 /*
- * Lock the row that the slot holds, waiting for transactions that are changing
- * it, or, with "wait" false, returning ROW_BUSY.  Afterwards the slot holds the
- * locked version.
+ * Lock the row that the slot holds, waiting for transactions that hold it, or,
+ * with "wait" false, returning ROW_BUSY.  Afterwards the slot holds the locked
+ * version.
  */
 RowLock
 relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wait)
 {
 	Relation	rel = relation_set_table(set, table);
 	ItemPointerData tid = slot->tts_tid;
-	TM_FailureData tmfd;
+	bool		changed;
 	TM_Result	result;
 
-	result = table_tuple_lock(rel, &tid, GetActiveSnapshot(), slot,
-							  set->estate->es_output_cid,
-							  LockTupleNoKeyExclusive,
-							  wait ? LockWaitBlock : LockWaitSkip,
-							  guc_caller_snapshot_rules() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
-							  &tmfd);
+	/* the server does not tell whether it has waited, so ask before */
+	result = lock_row(set, rel, tid, slot, LockWaitSkip, &changed);
+	if (result == TM_WouldBlock && wait)
+	{
+		result = lock_row(set, rel, tid, slot, LockWaitBlock, &changed);
+		changed = true;
+	}
 	switch (result)
 	{
 		case TM_Ok:
-			return tmfd.traversed ? ROW_CHANGED : ROW_UNCHANGED;
+			return changed ? ROW_CHANGED : ROW_UNCHANGED;
 
 		case TM_WouldBlock:
 			ExecClearTuple(slot);

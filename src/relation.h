@@ -24,7 +24,8 @@ typedef enum RowLock
 {
 	ROW_UNCHANGED,				/* locked; the slot still holds the row */
 	ROW_CHANGED,				/* locked; another transaction changed the row
-								 * since it was read: read it again */
+								 * since it was read, or had to be waited for:
+								 * read everything again */
 	ROW_GONE,					/* deleted; nothing is locked */
 	ROW_BUSY					/* another transaction holds it; not locked */
 } RowLock;

@@ -28,7 +28,32 @@ DROP TRIGGER suppress ON usage_events;
 CREATE TRIGGER suppress BEFORE INSERT ON quota_audit_log FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
 SELECT allowed FROM check_and_consume_quota(:u, 'tables_calls', 1000);
 DROP TRIGGER suppress ON quota_audit_log;
+-- the acts of admins, too: none goes on as if it had written, or tries for ever
+SET statement_timeout = '60s';
+CREATE TRIGGER suppress BEFORE INSERT OR UPDATE ON subscriptions FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT assign_plan(:u, 'tables_plan');
+SELECT assign_plan('00000000-0000-4000-8000-0000000000ac', 'tables_plan');
+DROP TRIGGER suppress ON subscriptions;
+CREATE TRIGGER suppress BEFORE INSERT OR UPDATE ON limit_overrides FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT set_limit_override(:u, 'tables_calls', 5);
+DROP TRIGGER suppress ON limit_overrides;
+CREATE TRIGGER suppress BEFORE INSERT ON user_bonuses FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT grant_bonus(:u, 'tables_calls', 5);
+DROP TRIGGER suppress ON user_bonuses;
+CREATE TRIGGER suppress BEFORE INSERT ON quota_audit_log FOR EACH ROW EXECUTE FUNCTION public.tables_suppress();
+SELECT grant_bonus(:u, 'tables_calls', 5);
+DROP TRIGGER suppress ON quota_audit_log;
+RESET statement_timeout;
+SELECT count(*) FROM user_bonuses WHERE user_id = :u;
 DROP FUNCTION public.tables_suppress();
+
+-- A trigger that lets rows pass makes a call lock before it writes; it has not waited for anybody
+CREATE FUNCTION public.tables_pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER pass BEFORE UPDATE ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_pass();
+SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_calls', 0.5);
+SELECT waited FROM quota_audit_log WHERE user_id = :u AND attempted_amount = 0.5;
+DROP TRIGGER pass ON usage_tracking;
+DROP FUNCTION public.tables_pass();
 SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_calls', 1);
 SELECT count(*) FROM usage_events WHERE user_id = :u;
 

@@ -72,5 +72,20 @@ no_failures(' beside an open transaction', 400);
 $open->query_safe('COMMIT');
 $open->quit;
 
+# Who asks and consumes reads the accounts of all metrics.  Where they share pages
+# with other subjects', the server's setting decides.
+$node->safe_psql('postgres', <<'END');
+ALTER SYSTEM SET max_pred_locks_per_page = 64;
+SELECT pg_reload_conf();
+DO $$ BEGIN
+	FOR c IN 0..15 LOOP
+		PERFORM quota.check_and_consume_quota(subject(c, 200000), m) FROM unnest(ARRAY['calls', 'rated', 'bonuses']) AS m;
+	END LOOP;
+END $$;
+END
+%trials = ('asking' => "BEGIN;\nSELECT count(*) FROM quota.get_user_quota_status(subject(:client_id::integer, 200000));\n"
+	  . "SELECT quota.check_and_consume_quota(subject(:client_id::integer, 200000), 'calls');\n\\sleep 2 ms\nCOMMIT;\n");
+no_failures(' and consuming', 200);
+
 is_sound($node, 'at the end');
 done_testing();
