@@ -71,8 +71,8 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 }
 
 /*
- * Let SERIALIZABLE know that the answer rests on the account.  One that does not
- * exist has all its room, whoever creates it.
+ * Let SERIALIZABLE know that the answer rests on the account.  One that does
+ * not exist has all its room, whoever creates it.
  */
 void
 account_register(RelationSet *set, const Account *account)
@@ -114,9 +114,9 @@ account_roll(Account *account, TimestampTz now)
 	AccountPeriod next;
 
 	/*
-	 * The metric has changed its kind since the row was written: a level is not
-	 * consumption of a period, nor the other way round.  What was counted ends
-	 * now, so that each event stays in the period that it was counted in.
+	 * The metric has changed its kind since the row was written: a level is
+	 * not consumption of a period, nor the other way round.  What was counted
+	 * ends now, so that each event stays in the period that it was counted in.
 	 */
 	if (account->exists && endless != (account->current.end == DT_NOEND))
 		account->current.end = Min(account->current.end, now);
@@ -184,9 +184,9 @@ account_form(const Account *account, const AccountPeriod *p,
 
 /*
  * Lock an account, creating it if need be.  Only an account that is as it was
- * read can be written; otherwise everything about it has to be read again after
- * relations_refresh().  With "wait" false, returns ACCOUNT_BUSY instead of waiting
- * for another transaction.
+ * read can be written; otherwise everything about it has to be read again
+ * after relations_refresh().  With "wait" false, returns ACCOUNT_BUSY instead
+ * of waiting for another transaction.
  *
  * Callers lock the accounts of a request in the order of (subject, metric,
  * period name): whoever waits for an account holds only earlier ones, so no

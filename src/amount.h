@@ -31,7 +31,9 @@ typedef __int128 Amount __attribute__((aligned(8)));
 #define AMOUNT_DECIMALS		6
 #define AMOUNT_UNIT			((Amount) 1000000)
 
-/* first value that is too large for one request, grant or limit: 10^18 units */
+/*
+ * first value that is too large for one request, grant or limit: 10^18 units
+ */
 #define AMOUNT_BOUND		((Amount) 1000000000000000000 * AMOUNT_UNIT)
 
 static inline Amount

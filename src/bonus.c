@@ -4,9 +4,9 @@
  *	  Bonuses: credits that are used after the allowance.
  *
  * Consumers take from bonuses under the lock of the allowance's account, which
- * they hold before they come here.  A bonus row is locked all the same before it
- * is written: the admin's statements, and consumers that meet another account
- * because the plan has just changed, write it too.
+ * they hold before they come here.  A bonus row is locked all the same before
+ * it is written: the admin's statements, and consumers that meet another
+ * account because the plan has just changed, write it too.
  *
  *-------------------------------------------------------------------------
  */
@@ -103,8 +103,8 @@ bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 }
 
 /*
- * Let SERIALIZABLE know that the answer rests on the bonuses; with "taken" false,
- * only on those that the decision takes nothing from.
+ * Let SERIALIZABLE know that the answer rests on the bonuses; with "taken"
+ * false, only on those that the decision takes nothing from.
  */
 void
 bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)

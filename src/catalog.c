@@ -125,7 +125,10 @@ schema_oid(void)
 	return schema;
 }
 
-/* OID of a relation that may be known already; raises an error if it is missing */
+/*
+ * OID of a relation that may be known already; raises an error if it is
+ * missing
+ */
 static Oid
 relation_oid(CachedOid *cached, const char *name)
 {
@@ -147,8 +150,8 @@ relation_oid(CachedOid *cached, const char *name)
 }
 
 /*
- * Take in what other sessions have changed.  Taking locks does so, too, but not
- * in a transaction that already holds all locks that it needs.
+ * Take in what other sessions have changed.  Taking locks does so, too, but
+ * not in a transaction that already holds all locks that it needs.
  */
 void
 catalog_refresh(void)

@@ -109,8 +109,8 @@ report(const DecisionInput *in, Amount to_allowance, Amount to_rate,
 }
 
 /*
- * What a finite window allows at "at", now or later, if nothing else happens: by
- * then its period may have started again, and bonuses may have expired.
+ * What a finite window allows at "at", now or later, if nothing else happens:
+ * by then its period may have started again, and bonuses may have expired.
  */
 static Amount
 window_room_at(const DecisionInput *in, int i, int64_t at)
@@ -126,8 +126,8 @@ window_room_at(const DecisionInput *in, int i, int64_t at)
 }
 
 /*
- * When a window that lacks room now would admit the request by itself: at the end
- * of its period, if a fresh one is enough.
+ * When a window that lacks room now would admit the request by itself: at the
+ * end of its period, if a fresh one is enough.
  */
 static int64_t
 window_retry_after(const DecisionInput *in, int i)
@@ -140,8 +140,9 @@ window_retry_after(const DecisionInput *in, int i)
 }
 
 /*
- * When all windows together would admit a request that is denied now.  Room only
- * grows at the ends of periods, and each window has its room back after the first.
+ * When all windows together would admit a request that is denied now.  Room
+ * only grows at the ends of periods, and each window has its room back after
+ * the first.
  */
 static int64_t
 retry_after(const DecisionInput *in)

@@ -65,7 +65,9 @@ typedef struct DecisionInput
 	int			nbonuses;
 } DecisionInput;
 
-/* What of the state a caller is told: one window, before or after the request */
+/*
+ * What of the state a caller is told: one window, before or after the request
+ */
 typedef struct LimitReport
 {
 	int			binding;		/* index into limits, -1 = no limit */

@@ -44,7 +44,10 @@ guard_user_id(FunctionCallInfo fcinfo, int arg)
 	return *PG_GETARG_UUID_P(arg);
 }
 
-/* A metric's name as the caller gave it, palloc'd; whether it exists is not checked */
+/*
+ * A metric's name as the caller gave it, palloc'd; whether it exists is not
+ * checked
+ */
 char *
 guard_metric(FunctionCallInfo fcinfo, int arg)
 {

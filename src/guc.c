@@ -124,7 +124,9 @@ guc_caller_snapshot_rules(void)
 	return IsolationUsesXactSnapshot() && quota_isolation == ISOLATION_STRICT;
 }
 
-/* The time to decide at: the wall clock, or where quota.test_clock stopped it */
+/*
+ * The time to decide at: the wall clock, or where quota.test_clock stopped it
+ */
 TimestampTz
 clock_now(void)
 {

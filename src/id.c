@@ -24,9 +24,9 @@
 #define MSECS_2000	((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (int64) SECS_PER_DAY * 1000)
 
 /*
- * Random bytes for one identifier.  Asking the server's source costs more than a
- * row of the ledger's index, mostly for being asked, so it is asked for many at
- * once; each byte is used once.
+ * Random bytes for one identifier.  Asking the server's source costs more than
+ * a row of the ledger's index, mostly for being asked, so it is asked for many
+ * at once; each byte is used once.
  */
 static void
 draw_random(unsigned char *random)
@@ -46,8 +46,8 @@ draw_random(unsigned char *random)
 }
 
 /*
- * Make an identifier for an entry made at a time.  Raises an error if the server
- * has no source of randomness.
+ * Make an identifier for an entry made at a time.  Raises an error if the
+ * server has no source of randomness.
  */
 void
 id_generate(TimestampTz at, pg_uuid_t *id)

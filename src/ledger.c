@@ -3,10 +3,10 @@
  * ledger.c
  *	  The ledger: one event for each request that moved quota.
  *
- * An event that was made with an idempotency key carries a hash of the key, and
- * the answer that was given.  The hash covers subject and metric, which are what
- * the account's lock covers: whoever holds the lock and looks with a snapshot
- * that is younger than the lock sees the event of every earlier call.
+ * An event that was made with an idempotency key carries a hash of the key,
+ * and the answer that was given.  The hash covers subject and metric, which
+ * are what the account's lock covers: whoever holds the lock and looks with a
+ * snapshot that is younger than the lock sees the event of every earlier call.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,8 +73,8 @@ raise_key_race(void)
  *
  * The lookup stays out of the bookkeeping of SERIALIZABLE: calls with the same
  * key meet at the account, and index pages are shared with other users.  Where
- * the caller's snapshot rules, an event that the snapshot does not see is a lost
- * race like any other.
+ * the caller's snapshot rules, an event that the snapshot does not see is a
+ * lost race like any other.
  */
 bool
 ledger_find_key(RelationSet *set, const KeyHash *key, Amount *amount,
@@ -121,8 +121,8 @@ rate_periods(const LimitSet *limits)
 
 /*
  * Insert, and turn a violation of the unique key into the error that tells the
- * client what to do.  The lock on the account makes it impossible, except while
- * a change of plan gives two calls different accounts to lock.
+ * client what to do.  The lock on the account makes it impossible, except
+ * while a change of plan gives two calls different accounts to lock.
  */
 static void
 insert_keyed(RelationSet *set, const Datum *values, const bool *nulls)

@@ -5,8 +5,8 @@
  *
  * Precedence: an override that has not expired, then the plan's limit, then
  * nothing, which denies.  The plan is the subscription's, or else the one that
- * quota.default_plan names.  Subscriptions and overrides are read at each call,
- * in their latest version: limits are not part of the caller's snapshot.
+ * quota.default_plan names.  Subscriptions and overrides are read at each
+ * call, in their latest version: limits are not part of the caller's snapshot.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,10 +47,10 @@ limit_metric_name(const char *name)
 }
 
 /*
- * Number that changes when limits were read again, or should be.  Limits are read
- * as they are now, subscriptions and overrides through a snapshot: if the number
- * is another one after resolving than it was when the snapshot was taken, the two
- * may not go together.
+ * Number that changes when limits were read again, or should be.  Limits are
+ * read as they are now, subscriptions and overrides through a snapshot: if the
+ * number is another one after resolving than it was when the snapshot was
+ * taken, the two may not go together.
  */
 uint64
 limit_version(void)

@@ -175,7 +175,9 @@ span(Timestamp a, Timestamp b)
 	return result;
 }
 
-/* Local time a number of months later, on the last day if the month is short */
+/*
+ * Local time a number of months later, on the last day if the month is short
+ */
 static Timestamp
 add_months(Timestamp local, int64 months)
 {

@@ -15,21 +15,21 @@
  * - Otherwise all accounts of the request are locked, in the order of subject,
  *   metric and period name, then the bonuses that pay.  If all are unchanged,
  *   they are written.
- * - If anything has changed, had to be waited for or had to be created, everything
- *   is read and decided again, now with the locks held, so that the second try
- *   succeeds.
+ * - If anything has changed, had to be waited for or had to be created,
+ *   everything is read and decided again, now with the locks held, so that the
+ *   second try succeeds.
  *
  * This is exact because every grant changes an account of its subject and
- * metric: as long as the accounts are unchanged, no other call has moved quota,
- * taken from a bonus or used a key in between.
+ * metric: as long as the accounts are unchanged, no other call has moved
+ * quota, taken from a bonus or used a key in between.
  *
  * If limits change while a call waits, the second try can need an account that
  * comes before one that the first try has locked.  Waiting for it could be a
  * deadlock, so if another call holds it, this one gives up with 40001.
  *
  * A denial is written without any lock.  What was read was committed, and said
- * that there is no room; whatever is in progress elsewhere comes after this call.
- * So a flood of refused calls neither waits nor makes others wait.
+ * that there is no room; whatever is in progress elsewhere comes after this
+ * call.  So a flood of refused calls neither waits nor makes others wait.
  *
  * The clock is read after the accounts: whoever is later in an account's chain
  * of versions has a later time.
@@ -69,9 +69,9 @@ typedef struct Posting
 } Posting;
 
 /*
- * Read the limits and accounts of a charge and settle the time of the decision.
- * Returns false if an override expired meanwhile: the caller tries again with
- * not_before = charge->now.
+ * Read the limits and accounts of a charge and settle the time of the
+ * decision.  Returns false if an override expired meanwhile: the caller tries
+ * again with not_before = charge->now.
  */
 bool
 charge_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
@@ -125,10 +125,10 @@ charge_decide(RelationSet *set, Charge *charge, Amount amount, RelationView view
 }
 
 /*
- * Let SERIALIZABLE know what the answer rests on, where it is what the caller's
- * snapshot sees.  A grant writes its accounts and the bonuses that pay, and whoever
- * changes them at the same time meets that; unless a savepoint can undo it, because
- * then the caller has still seen the answer.
+ * Let SERIALIZABLE know what the answer rests on, where it is what the
+ * caller's snapshot sees.  A grant writes its accounts and the bonuses that
+ * pay, and whoever changes them at the same time meets that; unless a
+ * savepoint can undo it, because then the caller has still seen the answer.
  */
 void
 charge_register(RelationSet *set, const Charge *charge, bool writes)
@@ -144,8 +144,8 @@ charge_register(RelationSet *set, const Charge *charge, bool writes)
 
 /*
  * When a denied request would be granted by waiting alone: microseconds, or
- * DECISION_NEVER.  The decision knows the limits of now; where an override ends
- * before that, the request is decided again as of then.
+ * DECISION_NEVER.  The decision knows the limits of now; where an override
+ * ends before that, the request is decided again as of then.
  */
 static int64
 charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
@@ -272,8 +272,8 @@ charge_lock(Posting *posting)
 /*
  * Write the accounts and bonuses of a granted charge.  Returns false, with
  * nothing written, if they are not as they were read; the next try finds them
- * locked, or locks them.  A call that has had to wait before does not try without
- * a lock.
+ * locked, or locks them.  A call that has had to wait before does not try
+ * without a lock.
  */
 static bool
 charge_write(Posting *posting)
@@ -303,8 +303,8 @@ charge_write(Posting *posting)
 }
 
 /*
- * The answer for a key that was used before: the first answer again, or, if the
- * amount is another one, a conflict that tells the present state.
+ * The answer for a key that was used before: the first answer again, or, if
+ * the amount is another one, a conflict that tells the present state.
  */
 static void
 answer_again(Posting *posting, Amount first_amount, Outcome *outcome)
@@ -351,7 +351,9 @@ try_post(Posting *posting, Outcome *outcome)
 	if (!charge_read(set, &request->user_id, posting->metric, posting->view,
 					 charge->now, charge))
 		return false;
-	/* limits that are younger than the snapshot do not go with what it shows */
+	/*
+	 * limits that are younger than the snapshot do not go with what it shows
+	 */
 	if (!request->dry_run && limit_version() != posting->limits_version)
 		return false;
 
@@ -386,12 +388,12 @@ try_post(Posting *posting, Outcome *outcome)
 
 /*
  * Decide a request and, unless it is a dry run, record it in the caller's
- * transaction.  The caller has validated the request, and made sure that writing
- * is possible.  What the outcome points to is palloc'd in the current
+ * transaction.  The caller has validated the request, and made sure that
+ * writing is possible.  What the outcome points to is palloc'd in the current
  * context.
  *
- * Raises QU002 and QU003 for unknown names, and 40001 where the caller's snapshot
- * rules and another transaction was faster.
+ * Raises QU002 and QU003 for unknown names, and 40001 where the caller's
+ * snapshot rules and another transaction was faster.
  */
 void
 post(const Request *request, Outcome *outcome)

@@ -13,15 +13,16 @@
  * - A row is written only in the version that was read: relation_update()
  *   without a lock returns false when the row has changed or is being changed
  *   and nothing was written; with a lock from relation_lock() it succeeds.
- * - relation_lock() waits for whoever holds the row, and takes a lock that lets
- *   foreign-key checks through (no key column ever changes).  It reports
- *   whether the row is still the one that was read and was free, because then all
- *   that was concluded from it holds.  After a wait it does not, whatever became of
- *   the row: limits may have changed, periods and bonuses ended meanwhile.  Where
- *   the caller's snapshot rules, a row that changed raises 40001, as an UPDATE would.
- * - No read enters the bookkeeping of SERIALIZABLE by itself, or different users
- *   would fail each other's transactions: relation_scan_begin().  The caller
- *   registers the rows that its answer rests on: relation_register().
+ * - relation_lock() waits for whoever holds the row, and takes a lock that
+ *   lets foreign-key checks through (no key column ever changes).  It reports
+ *   whether the row is still the one that was read and was free, because then
+ *   all that was concluded from it holds.  After a wait it does not, whatever
+ *   became of the row: limits may have changed, periods and bonuses ended
+ *   meanwhile.  Where the caller's snapshot rules, a row that changed raises
+ *   40001, as an UPDATE would.
+ * - No read enters the bookkeeping of SERIALIZABLE by itself, or different
+ *   users would fail each other's transactions: relation_scan_begin().  The
+ *   caller registers the rows that its answer rests on: relation_register().
  *
  *-------------------------------------------------------------------------
  */
@@ -120,8 +121,8 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
  * SERIALIZABLE registers what is read by index page, and pages are shared by
  * subjects.  So there the index is scanned for all versions of the rows, which
  * is no read to it, and each is then looked at through the snapshot.  What the
- * snapshot sees was in the index before the scan began, and stays as long as the
- * snapshot, so nothing is missed.
+ * snapshot sees was in the index before the scan began, and stays as long as
+ * the snapshot, so nothing is missed.
  */
 RelationScan *
 relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
@@ -175,7 +176,10 @@ relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 	return found;
 }
 
-/* Is another transaction, still in progress, inserting a row with a unique key? */
+/*
+ * Is another transaction, still in progress, inserting a row with a unique
+ * key?
+ */
 bool
 relation_being_inserted(RelationSet *set, QuotaIndex index, int nkeys,
 						const Datum *keys)
@@ -204,15 +208,16 @@ relation_visible_to_caller(RelationSet *set, QuotaTable table,
 
 /*
  * Let SERIALIZABLE know that the answer of this call rests on a row, which
- * VIEW_CALLER returned in the slot.  A row that this call goes on to write, in a
- * way that no savepoint can undo, needs it not: whoever changes it at the same
- * time meets that write.
+ * VIEW_CALLER returned in the slot.  A row that this call goes on to write, in
+ * a way that no savepoint can undo, needs it not: whoever changes it at the
+ * same time meets that write.
  *
- * The row is fetched by its address, which registers this row alone.  It is the
- * version that the snapshot sees, and no other must be fetched: for one that it
- * does not see the server looks at the transaction that made it, and takes one
- * that it has had to summarize for a concurrent one even if it ended long ago.
- * Then one transaction that stays open would fail most calls of everybody.
+ * The row is fetched by its address, which registers this row alone.  It is
+ * the version that the snapshot sees, and no other must be fetched: for one
+ * that it does not see the server looks at the transaction that made it, and
+ * takes one that it has had to summarize for a concurrent one even if it ended
+ * long ago.  Then one transaction that stays open would fail most calls of
+ * everybody.
  */
 void
 relation_register(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
@@ -230,8 +235,9 @@ relation_register(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
 
 /*
  * Hand every row of a small table, as it is committed now, to a function; with
- * NULL for the function, look only whether there is one.  Returns whether there
- * is a row.  Outside of a call, because the result is cached across calls.
+ * NULL for the function, look only whether there is one.  Returns whether
+ * there is a row.  Outside of a call, because the result is cached across
+ * calls.
  */
 bool
 relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg),
@@ -353,32 +359,11 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 	return ROW_GONE;			/* keep compiler quiet */
 }
 
-/* A row that is not written must not count as written: fail closed */
-static void
-raise_suppressed(Relation rel)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-			 errmsg("a trigger on \"%s\" suppressed a row of the extension",
-					RelationGetRelationName(rel)),
-			 errhint("BEFORE triggers on the tables of quota must return a row.")));
-}
-
-/* Does an update of the table need nothing but the row and its indexes? */
-static bool
-update_is_plain(Relation rel)
-{
-	TupleConstr *constr = RelationGetDescr(rel)->constr;
-
-	return rel->trigdesc == NULL &&
-		(constr == NULL || (constr->num_check == 0 && !constr->has_generated_stored));
-}
-
 /*
- * Replace the row that the slot "old" holds.  If "locked", relation_lock() said
- * so in this call, and the update succeeds.  Otherwise returns false, having
- * written nothing, when the row has changed, or is being changed, or when
- * triggers or constraints ask for the row to be locked first.
+ * Replace the row that the slot "old" holds.  If "locked", relation_lock()
+ * said so in this call, and the update succeeds.  Otherwise returns false,
+ * having written nothing, when the row has changed, or is being changed, or
+ * when triggers or constraints ask for the row to be locked first.
  */
 bool
 relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
@@ -392,7 +377,7 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 	TM_FailureData tmfd;
 	TM_Result	result;
 
-	if (!update_is_plain(rel))
+	if (!relation_set_updates_plainly(rel))
 	{
 		EPQState	epqstate;
 
@@ -405,7 +390,7 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 		ExecSimpleRelationUpdate(rri, set->estate, &epqstate, old, slot);
 		EvalPlanQualEnd(&epqstate);
 		if (!ItemPointerIsValid(&slot->tts_tid))
-			raise_suppressed(rel);
+			relation_set_raise_suppressed(rel);
 		return true;
 	}
 
@@ -451,7 +436,7 @@ relation_insert(RelationSet *set, QuotaTable table,
 	ItemPointerSetInvalid(&slot->tts_tid);
 	ExecSimpleRelationInsert(rri, set->estate, slot);
 	if (!ItemPointerIsValid(&slot->tts_tid))
-		raise_suppressed(rri->ri_RelationDesc);
+		relation_set_raise_suppressed(rri->ri_RelationDesc);
 }
 
 /*
@@ -483,7 +468,7 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 	CheckCmdReplicaIdentity(rel, CMD_INSERT);
 	if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_insert_before_row &&
 		!ExecBRInsertTriggers(estate, rri, slot))
-		raise_suppressed(rel);
+		relation_set_raise_suppressed(rel);
 	if (RelationGetDescr(rel)->constr &&
 		RelationGetDescr(rel)->constr->has_generated_stored)
 		ExecComputeStoredGenerated(rri, estate, slot, CMD_INSERT);

@@ -4,13 +4,14 @@
  *	  The tables that one call has opened, and what it needs to write them.
  *
  * A call works in an executor state of its own: it owns the call's memory and
- * slots, and lets triggers and constraints that the DBA added work as they would
- * in a statement.  Knows nothing of rows; relation.c does.
+ * slots, and lets triggers and constraints that the DBA added work as they
+ * would in a statement.  Knows nothing of rows; relation.c does.
  *
  * Access rights are not checked here: EXECUTE on the function that was called
- * is the permission.  Row triggers that the DBA added run as the caller, as the
- * triggers of any table do: to run them as the owner would hand the owner's
- * rights to whatever the caller's search_path makes of the names in them.
+ * is the permission.  Row triggers that the DBA added run as the caller, as
+ * the triggers of any table do: to run them as the owner would hand the
+ * owner's rights to whatever the caller's search_path makes of the names in
+ * them.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,8 +35,8 @@
 /*
  * Start a call.  A writing call sees what its own transaction did before, by a
  * snapshot of its own; one that only reads uses the caller's active snapshot.
- * The tables named by TABLE_BITs are opened before that snapshot is taken: rows
- * that ALTER TABLE has rewritten are invisible to older ones.
+ * The tables named by TABLE_BITs are opened before that snapshot is taken:
+ * rows that ALTER TABLE has rewritten are invisible to older ones.
  *
  * The caller switches to relations_context() for whatever need not outlive
  * relations_end().
@@ -106,8 +107,9 @@ relations_refresh(RelationSet *set)
 }
 
 /*
- * Close what relation_set_open_indexes() opened.  The executor would release the locks, too,
- * which costs more than keeping them as long as those on the tables.
+ * Close what relation_set_open_indexes() opened.  The executor would release
+ * the locks, too, which costs more than keeping them as long as those on the
+ * tables.
  */
 static void
 close_indexes(RelationSet *set)
@@ -256,6 +258,27 @@ relation_set_form_row(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 	else if (natts > known)
 		set_defaults(set, table, slot);
 	return ExecStoreVirtualTuple(slot);
+}
+
+/* A row that is not written must not count as written: fail closed */
+void
+relation_set_raise_suppressed(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("a trigger on \"%s\" suppressed a row of the extension",
+					RelationGetRelationName(rel)),
+			 errhint("BEFORE triggers on the tables of quota must return a row.")));
+}
+
+/* Does an update of the table need nothing but the row and its indexes? */
+bool
+relation_set_updates_plainly(Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	return rel->trigdesc == NULL &&
+		(constr == NULL || (constr->num_check == 0 && !constr->has_generated_stored));
 }
 
 /* Accounts may be inserted speculatively, which needs more of the indexes */

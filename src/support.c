@@ -48,9 +48,9 @@ parse_period(const char *name)
 }
 
 /*
- * Is this the name of a zone?  pg_tzset() also takes POSIX specifications, in which
- * "+05:30" means west and a misspelt name can be a fixed offset.  Those always
- * have a digit, as few names have, or a colon at the front.
+ * Is this the name of a zone?  pg_tzset() also takes POSIX specifications, in
+ * which "+05:30" means west and a misspelt name can be a fixed offset.  Those
+ * always have a digit, as few names have, or a colon at the front.
  */
 static bool
 is_zone_name(const char *name)
@@ -179,7 +179,9 @@ quota_period_bounds(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
-/* Trigger: tells all sessions, at commit, that cached limits are out of date */
+/*
+ * Trigger: tells all sessions, at commit, that cached limits are out of date
+ */
 Datum
 quota_invalidate_limits(PG_FUNCTION_ARGS)
 {
