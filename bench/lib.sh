@@ -10,6 +10,7 @@ CALLS=20				# calls after each draw of subjects, see setup.sql
 #	reference, reference_denied	test/reference/reference.sql
 #	cte							the rows of a granted call, and no logic
 #	cte_blind					so, but the audit row makes up its event and its counts
+#	insert						the row of a denied call, and no logic
 #	draw						no call at all
 call_of()
 {
@@ -20,6 +21,7 @@ call_of()
 		reference) echo "SELECT * FROM quota_reference.check_and_consume_quota($2, 'calls');" ;;
 		reference_denied) echo "SELECT * FROM quota_reference.check_and_consume_quota($2, 'exhausted');" ;;
 		cte | cte_blind) cte_of "$2" "$1" ;;
+		insert) insert_of "$2" ;;
 		draw) ;;
 	esac
 }
@@ -50,6 +52,15 @@ WITH charge AS (
 INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
 	plan_limit, current_usage, remaining, period, action, event_id, created_at)
 $audit;
+END
+}
+
+insert_of()
+{
+	cat <<END
+INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+	plan_limit, current_usage, remaining, period, action, created_at)
+VALUES (quota.new_id(now()), $1, 'exhausted', 1, false, 'quota_exceeded', 1, 1, 0, 'month', 'consume', now());
 END
 }
 
