@@ -302,43 +302,27 @@ COMMENT ON FUNCTION quota.invalidate_limits() IS
 'Trigger: makes every session read the limits again once the change commits';
 
 -- By row, because a subscriber's apply worker fires no other triggers; ENABLE ALWAYS,
--- so that it fires these.
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.metrics
-	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.metrics
-	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.metric_aliases
-	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.metric_aliases
-	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.plans
-	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.plans
-	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.plan_limits
-	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.plan_limits
-	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.limit_overrides
-	FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits();
-CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.limit_overrides
-	FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits();
-
-ALTER TABLE quota.metrics
-	ENABLE ALWAYS TRIGGER invalidate_limits,
-	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
-ALTER TABLE quota.metric_aliases
-	ENABLE ALWAYS TRIGGER invalidate_limits,
-	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
-ALTER TABLE quota.plans
-	ENABLE ALWAYS TRIGGER invalidate_limits,
-	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
-ALTER TABLE quota.plan_limits
-	ENABLE ALWAYS TRIGGER invalidate_limits,
-	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
-ALTER TABLE quota.limit_overrides
-	ENABLE ALWAYS TRIGGER invalidate_limits,
-	ENABLE ALWAYS TRIGGER invalidate_limits_truncate;
+-- so that it fires these.  Before the row is written as well as after it: a call
+-- inside the statement reads what the statement has written so far, and must not keep
+-- that if the statement fails before its AFTER triggers are due.
+DO $$
+DECLARE
+	v_table	text;
+BEGIN
+	FOREACH v_table IN ARRAY ARRAY['metrics', 'metric_aliases', 'plans', 'plan_limits', 'limit_overrides'] LOOP
+		EXECUTE format('CREATE TRIGGER invalidate_limits_before BEFORE INSERT OR UPDATE OR DELETE ON quota.%I
+			FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits()', v_table);
+		EXECUTE format('CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.%I
+			FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits()', v_table);
+		EXECUTE format('CREATE TRIGGER invalidate_limits_truncate AFTER TRUNCATE ON quota.%I
+			FOR EACH STATEMENT EXECUTE FUNCTION quota.invalidate_limits()', v_table);
+		EXECUTE format('ALTER TABLE quota.%I
+			ENABLE ALWAYS TRIGGER invalidate_limits_before,
+			ENABLE ALWAYS TRIGGER invalidate_limits,
+			ENABLE ALWAYS TRIGGER invalidate_limits_truncate', v_table);
+	END LOOP;
+END
+$$;
 
 -- Dump ---------------------------------------------------------------------
 

@@ -86,6 +86,13 @@ bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 		}
 		if (read_row(slot, now, &rows[out->n]))
 			out->n++;
+		else
+		{
+			ItemPointerData *tid = palloc(sizeof(ItemPointerData));
+
+			*tid = slot->tts_tid;
+			out->expired = lappend(out->expired, tid);
+		}
 	}
 	relation_scan_end(scan);
 	ExecClearTuple(slot);
@@ -110,10 +117,16 @@ void
 bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)
 {
 	TupleTableSlot *slot;
+	ListCell   *lc;
 
-	if (bonuses->n == 0)
+	if (bonuses->n == 0 && bonuses->expired == NIL)
 		return;
 	slot = relation_slot(set, TABLE_USER_BONUSES);
+	foreach(lc, bonuses->expired)
+	{
+		slot->tts_tid = *(ItemPointer) lfirst(lc);
+		relation_register(set, TABLE_USER_BONUSES, slot);
+	}
 	for (int i = 0; i < bonuses->n; i++)
 	{
 		if (bonuses->bonuses[i].take > 0 && !taken)

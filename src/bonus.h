@@ -19,6 +19,7 @@ typedef struct BonusSet
 	BonusState *bonuses;
 	ItemPointerData *tids;		/* row of each */
 	int			n;
+	List	   *expired;		/* rows that were found, and are of no use now */
 } BonusSet;
 
 extern void bonus_read(RelationSet *set, const pg_uuid_t *user_id,

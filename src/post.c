@@ -54,6 +54,12 @@
  */
 #define MAX_TRIES	100
 
+/*
+ * What happens after a thousand years is not looked for; periods of that time
+ * may not end before time does.
+ */
+#define LOOK_AHEAD_MAX	(INT64CONST(365250) * USECS_PER_DAY)
+
 /* One call of post(), over all its tries */
 typedef struct Posting
 {
@@ -155,7 +161,7 @@ charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
 	int64		retry_after = charge->decision.retry_after;
 	Charge		later;
 
-	if (at == DT_NOEND ||
+	if (at == DT_NOEND || at - charge->now > LOOK_AHEAD_MAX ||
 		(retry_after != DECISION_NEVER && charge->now + retry_after < at))
 		return retry_after;
 

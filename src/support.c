@@ -185,10 +185,14 @@ quota_period_bounds(PG_FUNCTION_ARGS)
 Datum
 quota_invalidate_limits(PG_FUNCTION_ARGS)
 {
+	TriggerData *trigdata;
+
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("invalidate_limits() must be called as a trigger")));
-	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
-	PG_RETURN_POINTER(NULL);
+	trigdata = (TriggerData *) fcinfo->context;
+	CacheInvalidateRelcache(trigdata->tg_relation);
+	PG_RETURN_POINTER(TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+					  trigdata->tg_newtuple : trigdata->tg_trigtuple);
 }

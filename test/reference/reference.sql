@@ -442,7 +442,7 @@ DECLARE
 	v_later		quota_reference.subject;
 	v_decided	quota.outcome;
 BEGIN
-	IF v_at IS NULL OR p_now + p_out.retry_after < v_at THEN
+	IF v_at IS NULL OR v_at - p_now > interval '365250 days' OR p_now + p_out.retry_after < v_at THEN
 		RETURN p_out;
 	END IF;
 	v_state := quota_reference.as_of(p_user_id, p_subject.metric, v_at);

@@ -191,3 +191,6 @@ SELECT set_limit_override(:'w6', 'overrides_wait', 20, '2026-03-20 12:00:00+00')
 SELECT allowed FROM check_and_consume_quota(:'w6', 'overrides_wait', 15);
 SELECT * FROM pg_temp.kept(:'w6', 12);
 SELECT * FROM pg_temp.kept(:'w6', 6);
+-- an override that ends when time does
+SELECT set_limit_override(:'w6', 'overrides_wait', 5, '294276-12-31 23:00:00+00');
+SELECT allowed, retry_after FROM check_and_consume_quota(:'w6', 'overrides_wait', 12);

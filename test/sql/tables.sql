@@ -108,6 +108,50 @@ SELECT assign_plan(:u, 'tables_plan', p_time_zone => '');
 SELECT tgrelid::regclass AS relation, tgname, tgenabled, (tgtype & 1) = 1 AS by_row FROM pg_trigger
 	WHERE tgname LIKE 'invalidate%' ORDER BY tgrelid::regclass::text, tgname;
 
+-- What a call sees inside a statement that changes limits, and what stays of it when the statement fails -----------------
+
+CREATE FUNCTION public.tables_guard() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM quota.check_quota('00000000-0000-4000-8000-0000000000aa', 'tables_calls');
+	IF NEW.limit_amount IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'ZZ001';
+	END IF;
+	RETURN NEW;
+END
+$$;
+\c -
+\set VERBOSITY sqlstate
+SET client_min_messages = warning;
+SET quota.test_clock = '2026-07-02 12:00:00+00';
+-- in a session that has read no limits yet, by triggers that come before and after ours
+CREATE TRIGGER guard AFTER UPDATE ON plan_limits FOR EACH ROW EXECUTE FUNCTION public.tables_guard();
+UPDATE plan_limits SET limit_amount = NULL WHERE plan = 'tables_plan' AND metric = 'tables_calls';
+SELECT limit_amount, allowed FROM check_quota(:u, 'tables_calls', 1000);
+DROP TRIGGER guard ON plan_limits;
+\c -
+SET client_min_messages = warning;
+SET quota.test_clock = '2026-07-02 12:00:00+00';
+CREATE TRIGGER z_guard BEFORE UPDATE ON plan_limits FOR EACH ROW EXECUTE FUNCTION public.tables_guard();
+UPDATE plan_limits SET limit_amount = NULL WHERE plan = 'tables_plan' AND metric = 'tables_calls';
+SELECT limit_amount, allowed FROM check_quota(:u, 'tables_calls', 1000);
+DROP TRIGGER z_guard ON plan_limits;
+DROP FUNCTION public.tables_guard();
+\c -
+SET client_min_messages = warning;
+SET quota.test_clock = '2026-07-02 12:00:00+00';
+WITH changed AS (UPDATE plan_limits SET limit_amount = 999999 WHERE plan = 'tables_plan' AND metric = 'tables_calls' RETURNING 1),
+	called AS (SELECT o.limit_amount FROM changed, check_and_consume_quota(:u, 'tables_calls', 1) AS o)
+	SELECT 1 / (limit_amount - 999999) FROM called;
+SELECT limit_amount, allowed FROM check_quota(:u, 'tables_calls', 1000);
+-- in one that has: own changes count at once
+WITH changed AS (UPDATE plan_limits SET limit_amount = 50 WHERE plan = 'tables_plan' AND metric = 'tables_calls' RETURNING 1)
+	SELECT o.limit_amount FROM changed, check_and_consume_quota(:u, 'tables_calls', 1) AS o;
+WITH changed AS (INSERT INTO limit_overrides (user_id, metric, limit_amount) VALUES (:u, 'tables_calls', 0) RETURNING user_id)
+	SELECT o.limit_amount, o.allowed FROM changed, check_and_consume_quota(user_id, 'tables_calls', 1) AS o;
+WITH changed AS (DELETE FROM limit_overrides WHERE user_id = :u RETURNING user_id)
+	SELECT o.limit_amount, o.allowed FROM changed, check_and_consume_quota(user_id, 'tables_calls', 1) AS o;
+UPDATE plan_limits SET limit_amount = 100 WHERE plan = 'tables_plan' AND metric = 'tables_calls';
+
 -- In a parallel plan, which must not be one then, with a cache that has to be filled -------------------------------------
 
 CREATE TABLE public.tables_big AS SELECT g FROM generate_series(1, 1000) AS g;
