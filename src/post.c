@@ -167,7 +167,10 @@ charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
 
 	while (!charge_read(set, &charge->limits.user_id, charge->limits.metric, view,
 						at, &later))
+	{
+		CHECK_FOR_INTERRUPTS();
 		at = later.now;
+	}
 	charge_decide(set, &later, amount, view);
 	retry_after = later.decision.allowed ? 0 :
 		charge_retry_after(set, &later, amount, view);

@@ -305,4 +305,14 @@ END
 }
 $old->quit;
 is_sound($node, 'after rewrites');
+is_uncorrupted($node, 'after rewrites');
+
+# An index that misses rows is found: what was asked above can say no
+query('CREATE INDEX misses ON quota.usage_events (amount)');
+query(q{BEGIN; UPDATE pg_index SET indisready = false, indisvalid = false WHERE indexrelid = 'quota.misses'::regclass; COMMIT});
+consume($node, "'$new_user', 'calls', 0.125", 'allowed');
+like(corruption($node), qr/not valid: quota\.misses/, 'an index that is not valid is reported');
+query(q{UPDATE pg_index SET indisready = true, indisvalid = true WHERE indexrelid = 'quota.misses'::regclass});
+like(corruption($node), qr/lacks matching index tuple/, 'an index that misses a row is found');
+query('DROP INDEX quota.misses');
 done_testing();
