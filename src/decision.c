@@ -125,6 +125,15 @@ window_room_at(const DecisionInput *in, int i, int64_t at)
 	return room;
 }
 
+/* How long to wait until "at"; NEVER stays never */
+static int64_t
+time_until(const DecisionInput *in, int64_t at)
+{
+	if (at == DECISION_NEVER)
+		return DECISION_NEVER;
+	return at > in->now ? at - in->now : 0;
+}
+
 /*
  * When a window that lacks room now would admit the request by itself: at the
  * end of its period, if a fresh one is enough.
@@ -136,7 +145,7 @@ window_retry_after(const DecisionInput *in, int i)
 
 	if (at == DECISION_NEVER || window_room_at(in, i, at) < in->amount)
 		return DECISION_NEVER;
-	return at > in->now ? at - in->now : 0;
+	return time_until(in, at);
 }
 
 /*
@@ -159,9 +168,7 @@ retry_after(const DecisionInput *in)
 		if (admits)
 			earliest = at;
 	}
-	if (earliest == DECISION_NEVER)
-		return DECISION_NEVER;
-	return earliest > in->now ? earliest - in->now : 0;
+	return time_until(in, earliest);
 }
 
 /*

@@ -124,6 +124,13 @@ guc_caller_snapshot_rules(void)
 	return IsolationUsesXactSnapshot() && quota_isolation == ISOLATION_STRICT;
 }
 
+/* Does SERIALIZABLE watch what an answer rests on?  Not under "latest". */
+bool
+guc_registers_reads(void)
+{
+	return IsolationIsSerializable() && quota_isolation == ISOLATION_STRICT;
+}
+
 /*
  * The time to decide at: the wall clock, or where quota.test_clock stopped it
  */

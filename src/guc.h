@@ -21,6 +21,7 @@ extern char *quota_default_plan;
 
 extern void guc_init(void);
 extern bool guc_caller_snapshot_rules(void);
+extern bool guc_registers_reads(void);
 extern TimestampTz clock_now(void);
 
 #endif							/* QUOTA_GUC_H */

@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
@@ -93,7 +92,7 @@ ledger_find_key(RelationSet *set, const KeyHash *key, Amount *amount,
 		!relation_visible_to_caller(set, TABLE_USAGE_EVENTS, slot))
 		raise_key_race();
 
-	if (guc_caller_snapshot_rules() && IsolationIsSerializable())
+	if (guc_registers_reads())
 		relation_register(set, TABLE_USAGE_EVENTS, slot);
 
 	*amount = amount_from_datum(slot_getattr(slot, Anum_usage_events_amount, &isnull));

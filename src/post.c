@@ -141,7 +141,7 @@ charge_register(RelationSet *set, const Charge *charge, bool writes)
 {
 	bool		all = !writes || GetCurrentTransactionNestLevel() > 1;
 
-	if (!IsolationIsSerializable() || !guc_caller_snapshot_rules())
+	if (!guc_registers_reads())
 		return;
 	for (int i = 0; all && i < charge->limits.nlimits; i++)
 		account_register(set, &charge->accounts[i]);
@@ -292,11 +292,9 @@ charge_write(Posting *posting)
 	charge_apply(charge, posting->request->amount);
 
 	if (charge->limits.nlimits == 1 && charge->accounts[0].exists &&
-		charge->decision.from_bonus == 0 && !posting->waited)
-	{
-		if (account_write(posting->set, &charge->accounts[0], charge->now))
-			return true;
-	}
+		charge->decision.from_bonus == 0 && !posting->waited &&
+		account_write(posting->set, &charge->accounts[0], charge->now))
+		return true;
 
 	if (!charge_lock(posting))
 		return false;
