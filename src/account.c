@@ -208,8 +208,10 @@ account_lock(RelationSet *set, Account *account, bool wait)
 				account->locked = true;
 				return ACCOUNT_UNCHANGED;
 			case ROW_CHANGED:
+				account->waited = true;
 				return ACCOUNT_CHANGED;
 			case ROW_GONE:
+				account->waited = true;
 				return ACCOUNT_LOST;
 			case ROW_BUSY:
 				return ACCOUNT_BUSY;
@@ -221,10 +223,15 @@ account_lock(RelationSet *set, Account *account, bool wait)
 	empty.start = account->current.start;
 	empty.end = account->current.end;
 	account_form(account, &empty, values, nulls);
-	if (!wait && relation_being_inserted(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, values))
+	/* the server does not tell whether it has waited, so ask before */
+	account->waited = relation_being_inserted(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP,
+											  3, values);
+	if (account->waited && !wait)
 		return ACCOUNT_BUSY;
-	return relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls) ?
-		ACCOUNT_CREATED : ACCOUNT_LOST;
+	if (relation_insert_if_absent(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, values, nulls))
+		return ACCOUNT_CREATED;
+	account->waited = true;
+	return ACCOUNT_LOST;
 }
 
 /* Keep a closed period */

@@ -28,6 +28,7 @@ typedef struct Account
 	TupleTableSlot *slot;		/* the row that was read, if any */
 	bool		exists;
 	bool		locked;			/* relation_lock() holds this version */
+	bool		waited;			/* account_lock() met another call */
 	bool		closing;		/* "closed" is to go to the history */
 	AccountPeriod closed;
 	AccountPeriod current;		/* as of the time of the decision */

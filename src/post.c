@@ -267,8 +267,7 @@ charge_lock(Posting *posting)
 					 errmsg("the limits of metric \"%s\" changed while the call waited for another one",
 							posting->metric),
 					 errhint("Retry the transaction.")));
-		if (lock == ACCOUNT_CHANGED || lock == ACCOUNT_LOST)
-			posting->waited = true;
+		posting->waited |= account->waited;
 		if (lock == ACCOUNT_LOST)
 			return false;
 		posting->held = lappend(posting->held, pstrdup(period));

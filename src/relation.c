@@ -29,6 +29,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -36,7 +37,6 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
-#include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
@@ -279,18 +279,6 @@ relation_read_all(QuotaTable table, void (*row) (TupleTableSlot *slot, void *arg
  * Locking and writing
  * ------------------------------------------------------------------------- */
 
-/* Another transaction was faster, and the caller's snapshot rules */
-static void
-raise_lost_race(Relation rel)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access due to concurrent update"),
-			 errdetail("Another transaction changed a row of \"%s\" after this transaction's snapshot was taken.",
-					   RelationGetRelationName(rel)),
-			 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
-}
-
 static TM_Result
 lock_row(RelationSet *set, Relation rel, ItemPointerData tid, TupleTableSlot *slot,
 		 LockWaitPolicy policy, bool *changed)
@@ -339,7 +327,7 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 		case TM_Updated:
 		case TM_Deleted:
 			if (guc_caller_snapshot_rules())
-				raise_lost_race(rel);
+				relation_set_raise_lost_race(rel);
 			ExecClearTuple(slot);
 			return ROW_GONE;
 
@@ -348,13 +336,9 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 			/*
 			 * The row was read by a snapshot that sees all earlier commands,
 			 * so neither invisible nor self-modified can happen, unless a
-			 * trigger on the table interferes.
+			 * trigger interferes.
 			 */
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("row of \"%s\" was changed by the operation that is reading it",
-							RelationGetRelationName(rel)),
-					 errhint("Check the triggers on the table.")));
+			relation_set_raise_interference(rel);
 	}
 	return ROW_GONE;			/* keep compiler quiet */
 }
@@ -408,6 +392,8 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 		if (!locked && (result == TM_BeingModified || result == TM_Updated ||
 						result == TM_Deleted))
 			return false;
+		if (result == TM_SelfModified)
+			relation_set_raise_interference(rel);
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not update a row of \"%s\" (result %d)",
@@ -439,12 +425,28 @@ relation_insert(RelationSet *set, QuotaTable table,
 		relation_set_raise_suppressed(rri->ri_RelationDesc);
 }
 
+/* Is the row at an address the transaction's own? */
+static bool
+row_is_own(RelationSet *set, QuotaTable table, ItemPointer tid)
+{
+	TupleTableSlot *slot = relation_slot(set, table);
+	Datum		xmin;
+	bool		isnull;
+
+	if (!table_tuple_fetch_row_version(relation_set_table(set, table), tid,
+									   SnapshotAny, slot))
+		return false;
+	xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
 /*
  * Insert a row unless one with its key exists, as ON CONFLICT DO NOTHING does,
  * but in every isolation level without regard to the snapshot: returns false
- * if another transaction's row is there, after waiting for its end (or raises
- * 40001, where the caller's snapshot rules).  The caller calls
- * relations_refresh() before it reads the row.
+ * if a row is there, after waiting for the end of the transaction that made it
+ * (or raises 40001, where the caller's snapshot rules, unless it is our own: a
+ * trigger made it).  The caller calls relations_refresh() before it reads the
+ * row.
  */
 bool
 relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
@@ -495,7 +497,8 @@ relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 		inserted = !lost;
 	}
 	estate->es_snapshot = GetActiveSnapshot();
-	if (!inserted && guc_caller_snapshot_rules())
-		raise_lost_race(rel);
+	if (!inserted && guc_caller_snapshot_rules() &&
+		!row_is_own(set, table, &conflict))
+		relation_set_raise_lost_race(rel);
 	return inserted;
 }

@@ -271,6 +271,29 @@ relation_set_raise_suppressed(Relation rel)
 			 errhint("BEFORE triggers on the tables of quota must return a row.")));
 }
 
+/* A trigger wrote a row between our reading and our writing it */
+void
+relation_set_raise_interference(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("a trigger changed a row of \"%s\" that the call was about to write",
+					RelationGetRelationName(rel)),
+			 errhint("Triggers on the tables of quota must not call it for the same subject and metric.")));
+}
+
+/* Another transaction was faster, and the caller's snapshot rules */
+void
+relation_set_raise_lost_race(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update"),
+			 errdetail("Another transaction changed a row of \"%s\" after this transaction's snapshot was taken.",
+					   RelationGetRelationName(rel)),
+			 errhint("Retry the transaction, or set quota.isolation to \"latest\".")));
+}
+
 /* Does an update of the table need nothing but the row and its indexes? */
 bool
 relation_set_updates_plainly(Relation rel)

@@ -32,6 +32,8 @@ extern TupleTableSlot *relation_set_form_row(RelationSet *set, QuotaTable table,
 											 const Datum *values,
 											 const bool *nulls);
 extern void relation_set_raise_suppressed(Relation rel);
+extern void relation_set_raise_interference(Relation rel);
+extern void relation_set_raise_lost_race(Relation rel);
 extern bool relation_set_updates_plainly(Relation rel);
 extern void relation_set_check_columns(Relation rel, QuotaTable table);
 

@@ -57,6 +57,71 @@ DROP FUNCTION public.tables_pass();
 SELECT allowed, used FROM check_and_consume_quota(:u, 'tables_calls', 1);
 SELECT count(*) FROM usage_events WHERE user_id = :u;
 
+-- Triggers that call for the account that is being written: an error where a row has changed under the call, and
+-- nothing of it stays; where it has not been read yet, both count ---------------------------------------------------------
+
+\set w '\'00000000-0000-4000-8000-0000000000ad\''
+SELECT assign_plan(:w, 'tables_plan') IS NOT NULL AS assigned, grant_bonus(:w, 'tables_calls', 50) IS NOT NULL AS granted;
+CREATE FUNCTION public.tables_recurse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF pg_trigger_depth() = 1 THEN
+		PERFORM quota.check_and_consume_quota('00000000-0000-4000-8000-0000000000ad', 'tables_calls', 1);
+	END IF;
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER recurse BEFORE INSERT ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_recurse();
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT allowed, used FROM check_and_consume_quota(:w, 'tables_calls', 2);
+ROLLBACK;
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SET LOCAL quota.isolation = 'latest';
+SELECT allowed, used FROM check_and_consume_quota(:w, 'tables_calls', 2);
+ROLLBACK;
+SELECT allowed, used FROM check_and_consume_quota(:w, 'tables_calls', 2);
+DROP TRIGGER recurse ON usage_tracking;
+CREATE TRIGGER recurse BEFORE UPDATE ON user_bonuses FOR EACH ROW EXECUTE FUNCTION public.tables_recurse();
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 120);
+DROP TRIGGER recurse ON user_bonuses;
+CREATE TRIGGER recurse BEFORE UPDATE ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_recurse();
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 1);
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 1);
+ROLLBACK;
+DROP TRIGGER recurse ON usage_tracking;
+CREATE TRIGGER recurse AFTER UPDATE ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_recurse();
+SELECT allowed, used FROM check_and_consume_quota(:w, 'tables_calls', 1);
+DROP TRIGGER recurse ON usage_tracking;
+-- after the event is written all is done
+CREATE TRIGGER recurse BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION public.tables_recurse();
+SELECT allowed, used FROM check_and_consume_quota(:w, 'tables_calls', 10);
+DROP TRIGGER recurse ON usage_events;
+DROP FUNCTION public.tables_recurse();
+SELECT used, bonus_used FROM usage_tracking WHERE user_id = :w;
+SELECT * FROM verify_ledger(:w);
+
+-- Triggers that docs/guarantees.md says are not fired: a DBA who counts on them has to know ------------------------------
+
+CREATE FUNCTION public.tables_never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'ZZ002'; END $$;
+CREATE TRIGGER statement BEFORE INSERT ON usage_events FOR EACH STATEMENT EXECUTE FUNCTION public.tables_never();
+CREATE TRIGGER statement AFTER UPDATE ON usage_tracking FOR EACH STATEMENT EXECUTE FUNCTION public.tables_never();
+CREATE TRIGGER of_column AFTER UPDATE OF used ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_never();
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 0.1);
+-- while the same function, for each row, is
+CREATE TRIGGER by_row AFTER UPDATE ON usage_tracking FOR EACH ROW EXECUTE FUNCTION public.tables_never();
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 0.1);
+DROP FUNCTION public.tables_never() CASCADE;
+
+-- A table whose updates are published needs a replica identity, for the engine as for an UPDATE ----------------------------
+
+BEGIN;
+SET LOCAL client_min_messages = error;
+ALTER TABLE usage_tracking REPLICA IDENTITY NOTHING;
+CREATE PUBLICATION regress_quota_tables FOR TABLE usage_tracking;
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 0.1);
+ROLLBACK;
+SELECT allowed FROM check_and_consume_quota(:w, 'tables_calls', 0.1);
+
 -- Added columns get their default, or are computed, and keep their value ----------------------------------------------
 
 ALTER TABLE usage_events ADD COLUMN region text NOT NULL DEFAULT upper('eu');
@@ -165,5 +230,16 @@ SELECT (check_quota(:u, 'tables_calls')).allowed, resolve_metric('tables_calls')
 SELECT count(*) FROM public.tables_big, get_user_quota_status(:u) WHERE g = 3;
 COMMIT;
 DROP TABLE public.tables_big;
+
+-- A call that writes refuses to, in the worker that a function wrongly called parallel safe has brought it to
+CREATE FUNCTION public.tables_unsafe(p_user_id uuid) RETURNS boolean PARALLEL SAFE LANGUAGE plpgsql AS
+	$$ BEGIN RETURN (quota.check_and_consume_quota(p_user_id, 'tables_calls')).allowed; END $$;
+-- the setting had another name before PostgreSQL 16
+SELECT count(set_config(name, 'on', false)) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
+\set VERBOSITY terse
+SELECT tables_unsafe(:u);
+\set VERBOSITY sqlstate
+SELECT tables_unsafe(:u);
+DROP FUNCTION public.tables_unsafe(uuid);
 
 SELECT count(*) FROM unnest(ARRAY[:u, :v]::uuid[]) AS u, verify_ledger(u);
