@@ -205,7 +205,6 @@ account_lock(RelationSet *set, Account *account, bool wait)
 		switch (relation_lock(set, TABLE_USAGE_TRACKING, account->slot, wait))
 		{
 			case ROW_UNCHANGED:
-				account->locked = true;
 				return ACCOUNT_UNCHANGED;
 			case ROW_CHANGED:
 				account->waited = true;
@@ -259,23 +258,15 @@ write_history(RelationSet *set, const Account *account, TimestampTz closed_at)
 	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls);
 }
 
-/*
- * Write account->current.  An account that is not locked is written only if
- * nobody else has touched it since it was read; returns false, with nothing
- * written, if somebody has.
- */
-bool
+/* Write account->current.  account_lock() said ACCOUNT_UNCHANGED. */
+void
 account_write(RelationSet *set, Account *account, TimestampTz now)
 {
 	Datum		values[Natts_usage_tracking];
 	bool		nulls[Natts_usage_tracking];
 
-	Assert(account->exists);
 	account_form(account, &account->current, values, nulls);
-	if (!relation_update(set, TABLE_USAGE_TRACKING, account->slot, values, nulls,
-						 account->locked))
-		return false;
+	relation_update(set, TABLE_USAGE_TRACKING, account->slot, values, nulls);
 	if (account->closing)
 		write_history(set, account, now);
-	return true;
 }

@@ -27,7 +27,6 @@ typedef struct Account
 	const QuotaLimit *limit;
 	TupleTableSlot *slot;		/* the row that was read, if any */
 	bool		exists;
-	bool		locked;			/* relation_lock() holds this version */
 	bool		waited;			/* account_lock() met another call */
 	bool		closing;		/* "closed" is to go to the history */
 	AccountPeriod closed;
@@ -54,6 +53,6 @@ extern void account_register(RelationSet *set, const Account *account);
 extern void account_roll(Account *account, TimestampTz now);
 extern void account_state(const Account *account, WindowState *state);
 extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);
-extern bool account_write(RelationSet *set, Account *account, TimestampTz now);
+extern void account_write(RelationSet *set, Account *account, TimestampTz now);
 
 #endif							/* QUOTA_ACCOUNT_H */

@@ -174,7 +174,7 @@ bonus_lock_and_take(RelationSet *set, BonusSet *bonuses)
 		used = amount_from_datum(values[Anum_user_bonuses_used_amount - 1]) +
 			bonuses->bonuses[i].take;
 		values[Anum_user_bonuses_used_amount - 1] = amount_get_datum(used);
-		relation_update(set, TABLE_USER_BONUSES, slots[i], values, nulls, true);
+		relation_update(set, TABLE_USER_BONUSES, slots[i], values, nulls);
 	}
 	return true;
 }

@@ -8,16 +8,12 @@
  *
  * Concurrency
  *
- * A request is decided on what was read without a lock, and then written only
- * if the accounts are still what was read:
- *
- * - One account and no bonus: the account is updated if it is unchanged.
- * - Otherwise all accounts of the request are locked, in the order of subject,
- *   metric and period name, then the bonuses that pay.  If all are unchanged,
- *   they are written.
- * - If anything has changed, had to be waited for or had to be created,
- *   everything is read and decided again, now with the locks held, so that the
- *   second try succeeds.
+ * A request is decided on what was read without a lock.  To write a grant, all
+ * accounts of the request are locked, in the order of subject, metric and
+ * period name, then the bonuses that pay.  If all are as they were read, they
+ * are written.  If anything has changed, had to be waited for or had to be
+ * created, everything is read and decided again, now with the locks held, so
+ * that the second try succeeds.
  *
  * This is exact because every grant changes an account of its subject and
  * metric: as long as the accounts are unchanged, no other call has moved
@@ -280,20 +276,12 @@ charge_lock(Posting *posting)
 /*
  * Write the accounts and bonuses of a granted charge.  Returns false, with
  * nothing written, if they are not as they were read; the next try finds them
- * locked, or locks them.  A call that has had to wait before does not try
- * without a lock.
+ * locked, or locks them.
  */
 static bool
 charge_write(Posting *posting)
 {
 	Charge	   *charge = &posting->charge;
-
-	charge_apply(charge, posting->request->amount);
-
-	if (charge->limits.nlimits == 1 && charge->accounts[0].exists &&
-		charge->decision.from_bonus == 0 && !posting->waited &&
-		account_write(posting->set, &charge->accounts[0], charge->now))
-		return true;
 
 	if (!charge_lock(posting))
 		return false;
@@ -303,8 +291,9 @@ charge_write(Posting *posting)
 		posting->waited = true;
 		return false;
 	}
+	charge_apply(charge, posting->request->amount);
 	for (int i = 0; i < charge->limits.nlimits; i++)
-		(void) account_write(posting->set, &charge->accounts[i], charge->now);
+		account_write(posting->set, &charge->accounts[i], charge->now);
 	return true;
 }
 

@@ -10,9 +10,10 @@
  *
  * - A call holds RowExclusiveLock on the tables it writes (AccessShareLock on
  *   those it reads) until the transaction ends, as the executor would.
- * - A row is written only in the version that was read: relation_update()
- *   without a lock returns false when the row has changed or is being changed
- *   and nothing was written; with a lock from relation_lock() it succeeds.
+ * - A row is written only after relation_lock() has said that it is the one
+ *   that was read.  (To update it at once and see whether somebody was faster
+ *   is what the table access method offers with "wait" false; heap has an
+ *   assertion against it.)
  * - relation_lock() waits for whoever holds the row, and takes a lock that
  *   lets foreign-key checks through (no key column ever changes).  It reports
  *   whether the row is still the one that was read and was free, because then
@@ -344,18 +345,16 @@ relation_lock(RelationSet *set, QuotaTable table, TupleTableSlot *slot, bool wai
 }
 
 /*
- * Replace the row that the slot "old" holds.  If "locked", relation_lock()
- * said so in this call, and the update succeeds.  Otherwise returns false,
- * having written nothing, when the row has changed, or is being changed, or
- * when triggers or constraints ask for the row to be locked first.
+ * Replace the row that the slot "old" holds; relation_lock() in this call said
+ * that it is unchanged.
  */
-bool
+void
 relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
-				const Datum *values, const bool *nulls, bool locked)
+				const Datum *values, const bool *nulls)
 {
 	ResultRelInfo *rri = relation_set_result(set, table);
 	Relation	rel = rri->ri_RelationDesc;
-	TupleTableSlot *slot;
+	TupleTableSlot *slot = relation_set_form_row(set, table, old, values, nulls);
 	CompatUpdateIndexes update_indexes;
 	LockTupleMode lockmode;
 	TM_FailureData tmfd;
@@ -365,9 +364,6 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 	{
 		EPQState	epqstate;
 
-		if (!locked)
-			return false;
-		slot = relation_set_form_row(set, table, old, values, nulls);
 		relation_set_open_indexes(rri, table);
 		compat_epq_init(&epqstate, set->estate);
 		ItemPointerSetInvalid(&slot->tts_tid);
@@ -375,10 +371,9 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 		EvalPlanQualEnd(&epqstate);
 		if (!ItemPointerIsValid(&slot->tts_tid))
 			relation_set_raise_suppressed(rel);
-		return true;
+		return;
 	}
 
-	slot = relation_set_form_row(set, table, old, values, nulls);
 	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
 	if (RelationGetDescr(rel)->constr)
 		ExecConstraints(rri, slot, set->estate);
@@ -386,19 +381,14 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 	result = table_tuple_update(rel, &old->tts_tid, slot,
 								set->estate->es_output_cid,
 								set->estate->es_snapshot, InvalidSnapshot,
-								locked, &tmfd, &lockmode, &update_indexes);
+								true, &tmfd, &lockmode, &update_indexes);
+	if (result == TM_SelfModified)
+		relation_set_raise_interference(rel);
 	if (result != TM_Ok)
-	{
-		if (!locked && (result == TM_BeingModified || result == TM_Updated ||
-						result == TM_Deleted))
-			return false;
-		if (result == TM_SelfModified)
-			relation_set_raise_interference(rel);
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not update a row of \"%s\" (result %d)",
 						RelationGetRelationName(rel), (int) result)));
-	}
 
 	if (compat_update_needs_indexes(update_indexes))
 	{
@@ -407,7 +397,6 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 											 NULL, NIL,
 											 compat_update_only_summarizing(update_indexes)));
 	}
-	return true;
 }
 
 /* Insert a row, with all indexes, constraints and triggers of its table */

@@ -62,9 +62,9 @@ extern bool relation_read_all(QuotaTable table,
 
 extern RowLock relation_lock(RelationSet *set, QuotaTable table,
 							 TupleTableSlot *slot, bool wait);
-extern bool relation_update(RelationSet *set, QuotaTable table,
+extern void relation_update(RelationSet *set, QuotaTable table,
 							TupleTableSlot *old, const Datum *values,
-							const bool *nulls, bool locked);
+							const bool *nulls);
 extern void relation_insert(RelationSet *set, QuotaTable table,
 							const Datum *values, const bool *nulls);
 extern bool relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
