@@ -25,6 +25,7 @@ COMMENT ON COLUMN quota.metrics.kind IS 'counter, gauge or feature';
 COMMENT ON COLUMN quota.metrics.unit IS 'What one unit is called, for people';
 COMMENT ON COLUMN quota.metrics.unit_cost IS 'What one unit costs the operator, in the currency of the plans';
 COMMENT ON COLUMN quota.metrics.description IS 'For people';
+COMMENT ON COLUMN quota.metrics.created_at IS 'When the row was added';
 
 CREATE TABLE quota.metric_aliases (
 	alias		text COLLATE "C" PRIMARY KEY CHECK (alias <> ''),
@@ -32,6 +33,8 @@ CREATE TABLE quota.metric_aliases (
 );
 COMMENT ON TABLE quota.metric_aliases IS
 'Other names that callers may pass for a metric; answers and ledger always carry the metric''s own name';
+COMMENT ON COLUMN quota.metric_aliases.alias IS 'Name that callers pass; where it is a metric''s own name too, the metric counts';
+COMMENT ON COLUMN quota.metric_aliases.metric IS 'The metric that it stands for';
 
 CREATE TABLE quota.plans (
 	plan		text COLLATE "C" PRIMARY KEY CHECK (plan <> ''),
@@ -41,8 +44,11 @@ CREATE TABLE quota.plans (
 	created_at	timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE quota.plans IS 'The plans that subjects subscribe to';
+COMMENT ON COLUMN quota.plans.plan IS 'Name that subscriptions and quota.default_plan refer to';
+COMMENT ON COLUMN quota.plans.description IS 'For people';
 COMMENT ON COLUMN quota.plans.price IS 'Price of the plan for a month';
 COMMENT ON COLUMN quota.plans.currency IS 'ISO 4217 code of the price';
+COMMENT ON COLUMN quota.plans.created_at IS 'When the row was added';
 
 CREATE TABLE quota.plan_limits (
 	plan			text COLLATE "C" NOT NULL REFERENCES quota.plans ON DELETE CASCADE,
@@ -56,6 +62,8 @@ CREATE TABLE quota.plan_limits (
 );
 COMMENT ON TABLE quota.plan_limits IS
 'How much of a metric a plan allows in which period; several rows for one metric are several windows, each of which must have room';
+COMMENT ON COLUMN quota.plan_limits.plan IS 'The plan';
+COMMENT ON COLUMN quota.plan_limits.metric IS 'The metric that it limits';
 COMMENT ON COLUMN quota.plan_limits.period IS
 'minute, hour, day, week, month, quarter, year, lifetime, or a multiple such as "5 minutes"';
 COMMENT ON COLUMN quota.plan_limits.limit_amount IS 'Units allowed in one period; NULL = unlimited, 0 = not in the plan';
@@ -76,10 +84,14 @@ CREATE TABLE quota.subscriptions (
 );
 COMMENT ON TABLE quota.subscriptions IS
 'A subject (user, team, tenant) and its plan; a subject without a row has the plan that quota.default_plan names';
+COMMENT ON COLUMN quota.subscriptions.user_id IS 'The subject';
+COMMENT ON COLUMN quota.subscriptions.plan IS 'The plan whose limits count for it';
 COMMENT ON COLUMN quota.subscriptions.anchor IS
 'Instant from which periods with the anchor "subscription" are counted';
 COMMENT ON COLUMN quota.subscriptions.time_zone IS
 'Zone in which the subject''s days, weeks, months and years begin';
+COMMENT ON COLUMN quota.subscriptions.created_at IS 'When the subject was first put on a plan';
+COMMENT ON COLUMN quota.subscriptions.updated_at IS 'When assign_plan wrote the row last';
 
 CREATE TABLE quota.limit_overrides (
 	id				uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -93,10 +105,15 @@ CREATE TABLE quota.limit_overrides (
 );
 COMMENT ON TABLE quota.limit_overrides IS
 'A limit for one subject that goes before the plan''s until it expires';
+COMMENT ON COLUMN quota.limit_overrides.id IS 'Key of the row';
+COMMENT ON COLUMN quota.limit_overrides.user_id IS 'The subject';
+COMMENT ON COLUMN quota.limit_overrides.metric IS 'The metric that it limits';
 COMMENT ON COLUMN quota.limit_overrides.period IS
 'Window that is overridden; NULL = the allowance, the longest window of the plan in force (lifetime if the plan does not list the metric)';
 COMMENT ON COLUMN quota.limit_overrides.limit_amount IS 'Units allowed in one period; NULL = unlimited, 0 = nothing';
 COMMENT ON COLUMN quota.limit_overrides.expires_at IS 'From this instant on the plan''s limit counts again; NULL = until cleared';
+COMMENT ON COLUMN quota.limit_overrides.reason IS 'What the admin wrote';
+COMMENT ON COLUMN quota.limit_overrides.created_at IS 'When the override was set, or replaced last';
 
 -- Accounts -----------------------------------------------------------------
 
@@ -116,6 +133,9 @@ ALTER TABLE quota.usage_tracking
 	ADD CONSTRAINT idx_usage_tracking_quota_lookup PRIMARY KEY (user_id, metric, period);
 COMMENT ON TABLE quota.usage_tracking IS
 'The accounts: what a subject has used of a metric in the current period, one row per window; written by the engine only';
+COMMENT ON COLUMN quota.usage_tracking.user_id IS 'The subject';
+COMMENT ON COLUMN quota.usage_tracking.metric IS 'The metric';
+COMMENT ON COLUMN quota.usage_tracking.period IS 'The window, as the limit''s period names it';
 COMMENT ON COLUMN quota.usage_tracking.period_start IS 'First instant of the current period';
 COMMENT ON COLUMN quota.usage_tracking.period_end IS 'First instant after the current period; NULL = never ends';
 COMMENT ON COLUMN quota.usage_tracking.used IS 'Units taken from the allowance in the current period (in a rate window: all units)';
@@ -139,6 +159,15 @@ CREATE TABLE quota.usage_history (
 );
 COMMENT ON TABLE quota.usage_history IS
 'Closed periods: the last state of an account, written when the account moves on to a new period';
+COMMENT ON COLUMN quota.usage_history.id IS 'UUID version 7 of closed_at: ordered by time';
+COMMENT ON COLUMN quota.usage_history.user_id IS 'The subject';
+COMMENT ON COLUMN quota.usage_history.metric IS 'The metric';
+COMMENT ON COLUMN quota.usage_history.period IS 'The window, as the limit''s period names it';
+COMMENT ON COLUMN quota.usage_history.period_start IS 'First instant of the period';
+COMMENT ON COLUMN quota.usage_history.period_end IS 'First instant after the period';
+COMMENT ON COLUMN quota.usage_history.used IS 'Units taken from the allowance in the period (in a rate window: all units)';
+COMMENT ON COLUMN quota.usage_history.bonus_used IS 'Units taken from bonuses in the period';
+COMMENT ON COLUMN quota.usage_history.overage IS 'Units granted beyond the allowance and the bonuses; always 0 while all limits are hard';
 COMMENT ON COLUMN quota.usage_history.limit_amount IS 'The limit in force when the period was closed; NULL = unlimited';
 COMMENT ON COLUMN quota.usage_history.closed_at IS 'When the account moved on; may be long after period_end, and nothing is lost by that';
 
@@ -161,9 +190,16 @@ CREATE TABLE quota.user_bonuses (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE quota.user_bonuses IS
 'Credits that are used after the allowance, lowest priority number first, then soonest expiry, promotional before paid, oldest';
+COMMENT ON COLUMN quota.user_bonuses.id IS 'Key of the bonus, which grant_bonus returned';
+COMMENT ON COLUMN quota.user_bonuses.user_id IS 'The subject';
+COMMENT ON COLUMN quota.user_bonuses.metric IS 'The metric that it pays for';
+COMMENT ON COLUMN quota.user_bonuses.amount IS 'Units given';
+COMMENT ON COLUMN quota.user_bonuses.used_amount IS 'Units of amount that were taken so far';
 COMMENT ON COLUMN quota.user_bonuses.expires_at IS 'First instant at which the rest can no longer be used; NULL = never expires';
 COMMENT ON COLUMN quota.user_bonuses.priority IS 'Lower numbers are used first';
 COMMENT ON COLUMN quota.user_bonuses.source IS 'promotional or paid; promotional credits of equal priority and expiry are used first';
+COMMENT ON COLUMN quota.user_bonuses.reason IS 'What the admin wrote';
+COMMENT ON COLUMN quota.user_bonuses.granted_at IS 'When it was given';
 COMMENT ON COLUMN quota.user_bonuses.available IS 'False once the bonus is used up, which takes it out of the lookup index';
 
 -- Ledger -------------------------------------------------------------------
@@ -185,6 +221,8 @@ CREATE TABLE quota.usage_events (
 COMMENT ON TABLE quota.usage_events IS
 'The ledger: one row for each request that moved quota; append-only';
 COMMENT ON COLUMN quota.usage_events.id IS 'UUID version 7 of created_at: ordered by time, so "id >= bound" selects by time';
+COMMENT ON COLUMN quota.usage_events.user_id IS 'The subject';
+COMMENT ON COLUMN quota.usage_events.metric IS 'The metric, aliases resolved';
 COMMENT ON COLUMN quota.usage_events.kind IS 'What moved the quota: consume';
 COMMENT ON COLUMN quota.usage_events.amount IS 'Units granted, allowance and bonuses together';
 COMMENT ON COLUMN quota.usage_events.bonus_used IS 'Units of amount that bonuses paid for; see bonus_allocations';
@@ -192,6 +230,7 @@ COMMENT ON COLUMN quota.usage_events.period IS 'Window that was charged as the a
 COMMENT ON COLUMN quota.usage_events.rate_periods IS 'Shorter windows of the same metric that were charged with the full amount; NULL = none';
 COMMENT ON COLUMN quota.usage_events.key_hash IS 'SHA-256 of subject, metric and idempotency key; the key itself is not stored';
 COMMENT ON COLUMN quota.usage_events.outcome IS 'The answer that was given, kept for replays; NULL without a key';
+COMMENT ON COLUMN quota.usage_events.metadata IS 'The JSON object that the caller gave; NULL = none';
 COMMENT ON COLUMN quota.usage_events.created_at IS 'Time of the decision, taken while the account was locked';
 
 CREATE TABLE quota.bonus_allocations (
@@ -202,6 +241,9 @@ CREATE TABLE quota.bonus_allocations (
 );
 COMMENT ON TABLE quota.bonus_allocations IS
 'Which event took how much from which bonus, one line each; append-only';
+COMMENT ON COLUMN quota.bonus_allocations.event_id IS 'The event in usage_events';
+COMMENT ON COLUMN quota.bonus_allocations.bonus_id IS 'The bonus in user_bonuses';
+COMMENT ON COLUMN quota.bonus_allocations.amount IS 'Units taken from this bonus by this event';
 
 CREATE TABLE quota.quota_audit_log (
 	id					uuid PRIMARY KEY,
@@ -225,15 +267,20 @@ COMMENT ON TABLE quota.quota_audit_log IS
 'Every decision (granted, denied, replayed) and every admin act; append-only';
 COMMENT ON COLUMN quota.quota_audit_log.id IS 'UUID version 7 of created_at: ordered by time, so "id >= bound" selects by time';
 COMMENT ON COLUMN quota.quota_audit_log.user_id IS 'The subject; NULL for an act that concerns no single one';
+COMMENT ON COLUMN quota.quota_audit_log.metric IS 'The metric, aliases resolved; NULL for an act that concerns none';
+COMMENT ON COLUMN quota.quota_audit_log.attempted_amount IS 'Units requested, or given by grant_bonus; NULL for other acts';
 COMMENT ON COLUMN quota.quota_audit_log.success IS 'Granted, or replayed from a grant; true for an admin act';
 COMMENT ON COLUMN quota.quota_audit_log.reason IS 'Reason of the outcome; "replay" when the answer to an earlier call was given again; what the admin wrote for an admin act';
 COMMENT ON COLUMN quota.quota_audit_log.plan_limit IS 'The binding limit; NULL = unlimited or none';
 COMMENT ON COLUMN quota.quota_audit_log.current_usage IS 'Allowance used after the decision';
 COMMENT ON COLUMN quota.quota_audit_log.remaining IS 'What was left after the decision, bonuses included; NULL = unlimited';
+COMMENT ON COLUMN quota.quota_audit_log.period IS 'Period of the binding limit, or of an override; NULL = none, or the allowance';
 COMMENT ON COLUMN quota.quota_audit_log.action IS 'consume, or the admin function that was called';
+COMMENT ON COLUMN quota.quota_audit_log.event_id IS 'The event of the grant, also for a replay; NULL = none';
 COMMENT ON COLUMN quota.quota_audit_log.waited IS 'The call met another one on the same account and had to wait for it';
 COMMENT ON COLUMN quota.quota_audit_log.actor IS 'Login role of an admin act; NULL for decisions';
 COMMENT ON COLUMN quota.quota_audit_log.detail IS 'Old and new values of an admin act';
+COMMENT ON COLUMN quota.quota_audit_log.created_at IS 'Time of the decision or act';
 
 -- Indexes ------------------------------------------------------------------
 
@@ -294,6 +341,8 @@ CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.plan_limits
 	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
 CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.limit_overrides
 	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
+COMMENT ON TRIGGER canonicalize_period ON quota.plan_limits IS 'Writes the period in its one spelling';
+COMMENT ON TRIGGER canonicalize_period ON quota.limit_overrides IS 'Writes the period in its one spelling';
 
 CREATE FUNCTION quota.invalidate_limits() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'quota_invalidate_limits'
@@ -320,6 +369,12 @@ BEGIN
 			ENABLE ALWAYS TRIGGER invalidate_limits_before,
 			ENABLE ALWAYS TRIGGER invalidate_limits,
 			ENABLE ALWAYS TRIGGER invalidate_limits_truncate', v_table);
+		EXECUTE format('COMMENT ON TRIGGER invalidate_limits_before ON quota.%I IS
+			''Has calls inside the statement read the limits again, also if it fails before its AFTER triggers''', v_table);
+		EXECUTE format('COMMENT ON TRIGGER invalidate_limits ON quota.%I IS
+			''Has every session read the limits again once the change commits''', v_table);
+		EXECUTE format('COMMENT ON TRIGGER invalidate_limits_truncate ON quota.%I IS
+			''Has every session read the limits again once the TRUNCATE commits''', v_table);
 	END LOOP;
 END
 $$;

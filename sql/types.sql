@@ -40,6 +40,22 @@ CREATE TYPE quota.outcome AS (
 );
 COMMENT ON TYPE quota.outcome IS
 'The answer to one request: the decision, what is left, the binding limit, and the ledger entry that recorded it';
+COMMENT ON COLUMN quota.outcome.allowed IS 'The decision';
+COMMENT ON COLUMN quota.outcome.remaining IS 'Units that the binding limit has left, for the allowance with usable bonuses; NULL = unlimited; never negative';
+COMMENT ON COLUMN quota.outcome.limit_amount IS 'Units that the binding limit allows in one period; NULL = unlimited, or no limit at all';
+COMMENT ON COLUMN quota.outcome.bonus_used IS 'Units that bonuses paid, or would pay (check_quota); 0 in a denial';
+COMMENT ON COLUMN quota.outcome.already_processed IS 'True: the first answer again, nothing was charged now';
+COMMENT ON COLUMN quota.outcome.reason IS 'Why: ok, bonus, quota_exceeded, not_in_plan or idempotency_conflict';
+COMMENT ON COLUMN quota.outcome.metric IS 'The metric, aliases resolved';
+COMMENT ON COLUMN quota.outcome.period IS 'Period of the binding limit; NULL = no limit';
+COMMENT ON COLUMN quota.outcome.used IS 'Units of the binding limit used in its period';
+COMMENT ON COLUMN quota.outcome.bonus_remaining IS 'Units of usable bonuses of the subject and metric';
+COMMENT ON COLUMN quota.outcome.overage IS 'Units granted beyond the allowance and the bonuses; always 0 while all limits are hard';
+COMMENT ON COLUMN quota.outcome.cost IS 'What the overage costs; always 0 while all limits are hard';
+COMMENT ON COLUMN quota.outcome.period_start IS 'First instant of the period of the binding limit; NULL = no limit';
+COMMENT ON COLUMN quota.outcome.resets_at IS 'First instant after it; NULL = never ends, or no limit';
+COMMENT ON COLUMN quota.outcome.retry_after IS 'Denials: the same request succeeds after this time if nothing else happens; NULL = not by waiting alone';
+COMMENT ON COLUMN quota.outcome.event_id IS 'The event in usage_events; NULL in a denial and from check_quota';
 
 CREATE FUNCTION quota.canonical_period(p_period text) RETURNS text
 	AS 'MODULE_PATHNAME', 'quota_canonical_period'

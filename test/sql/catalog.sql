@@ -40,6 +40,9 @@ SELECT object FROM members
 	ORDER BY object;
 SELECT indexrelid::regclass AS index FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 	WHERE c.relnamespace = 'quota'::regnamespace AND NOT i.indisprimary AND c.relkind = 'r' AND obj_description(indexrelid, 'pg_class') IS NULL;
+SELECT c.relname, c.attname FROM columns c WHERE col_description(('quota.' || c.relname)::regclass, c.attnum) IS NULL ORDER BY c.relname, c.attnum;
+SELECT t.tgrelid::regclass AS table, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+	WHERE c.relnamespace = 'quota'::regnamespace AND NOT t.tgisinternal AND obj_description(t.oid, 'pg_trigger') IS NULL ORDER BY 1::text, 2;
 -- nothing in the schema belongs to somebody else, and nothing of the extension is elsewhere
 SELECT pg_describe_object('pg_class'::regclass, oid, 0) FROM pg_class
 	WHERE relnamespace = 'quota'::regnamespace AND relkind IN ('r', 'v', 'S', 'c') AND oid NOT IN (SELECT objid FROM members)
