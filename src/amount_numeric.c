@@ -122,8 +122,9 @@ raise_unless_exact(NumericFit fit, const char *what, Numeric num)
 			 fit == FIT_TOO_LARGE ? errdetail("It must be below 10^18.") :
 			 errdetail("The value is %s.",
 					   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
-			 fit == FIT_TOO_MANY_DECIMALS ?
-			 errhint("Round it first, so that what counts is what you mean.") : 0));
+			 fit == FIT_NOT_FINITE ? errhint("Where nothing is to be limited, the limit is NULL.") :
+			 fit == FIT_TOO_LARGE ? errhint("Count in a larger unit.") :
+			 errhint("Round it first, so that what counts is what you mean.")));
 }
 
 /*
@@ -162,6 +163,8 @@ amount_check_limit(Numeric num)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("limit must not be negative"),
+				 errdetail("The limit is %s.",
+						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
 				 errhint("Use NULL for unlimited and 0 for nothing.")));
 	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
 					   "limit", num);

@@ -29,18 +29,19 @@ guard_can_write(const char *function)
 }
 
 static void
-raise_null(const char *what)
+raise_null(const char *what, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%s must not be null", what)));
+			 errmsg("%s must not be null", what),
+			 errhint("%s", hint)));
 }
 
 pg_uuid_t
 guard_user_id(FunctionCallInfo fcinfo, int arg)
 {
 	if (PG_ARGISNULL(arg))
-		raise_null("user id");
+		raise_null("user id", "Pass the uuid of the user, team or tenant.");
 	return *PG_GETARG_UUID_P(arg);
 }
 
@@ -52,7 +53,7 @@ char *
 guard_metric(FunctionCallInfo fcinfo, int arg)
 {
 	if (PG_ARGISNULL(arg))
-		raise_null("metric");
+		raise_null("metric", "Pass the name or an alias of a row in quota.metrics.");
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
@@ -83,7 +84,8 @@ guard_metadata(FunctionCallInfo fcinfo, int arg)
 	if (!JB_ROOT_IS_OBJECT(metadata))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("metadata must be a JSON object")));
+				 errmsg("metadata must be a JSON object"),
+				 errhint("Put the value into one, under a name.")));
 	if (VARSIZE(metadata) > REQUEST_MAX_METADATA)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -105,7 +107,7 @@ guard_request(FunctionCallInfo fcinfo, Request *request)
 	request->user_id = guard_user_id(fcinfo, 0);
 	request->metric = guard_metric(fcinfo, 1);
 	if (PG_ARGISNULL(2))
-		raise_null("amount");
+		raise_null("amount", "Pass how much is used, or leave the argument out for 1.");
 	request->amount = amount_from_argument(PG_GETARG_NUMERIC(2));
 	if (PG_NARGS() > 3)
 	{

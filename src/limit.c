@@ -36,7 +36,8 @@ limit_metric_name(const char *name)
 	if (*name == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("metric must not be empty")));
+				 errmsg("metric must not be empty"),
+				 errhint("Pass the name or an alias of a row in quota.metrics.")));
 	metric = limit_cache_metric(name);
 	if (metric == NULL)
 		ereport(ERROR,

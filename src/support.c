@@ -112,7 +112,8 @@ quota_checked_amount(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("amount must not be null")));
+				 errmsg("amount must not be null"),
+				 errhint("Pass how much is granted.")));
 	PG_RETURN_DATUM(amount_get_datum(amount_from_argument(PG_GETARG_NUMERIC(0))));
 }
 

@@ -13,67 +13,117 @@ SELECT md5('bad_input ann')::uuid AS ann \gset
 INSERT INTO subscriptions (user_id, plan) VALUES (:'ann', 'bad_input_plan');
 SELECT allowed, remaining, used FROM check_and_consume_quota(:'ann', 'bad_input_calls', 5, 'used');
 
+-- All that is stored, row by row
 CREATE TEMP VIEW written AS
-	SELECT (SELECT count(*) FROM usage_tracking) AS accounts, (SELECT coalesce(sum(used + bonus_used), 0) FROM usage_tracking) AS used,
-		(SELECT count(*) FROM usage_events) AS events, (SELECT count(*) FROM quota_audit_log) AS lines,
-		(SELECT count(*) FROM usage_history) AS history, (SELECT count(*) FROM user_bonuses) AS bonuses,
-		(SELECT count(*) FROM bonus_allocations) AS allocations, (SELECT count(*) FROM limit_overrides) AS overrides,
-		(SELECT count(*) FROM subscriptions) AS subscriptions;
+	SELECT 'accounts' AS what, t::text AS stored FROM usage_tracking t UNION ALL SELECT 'history', t::text FROM usage_history t
+	UNION ALL SELECT 'events', t::text FROM usage_events t UNION ALL SELECT 'log', t::text FROM quota_audit_log t
+	UNION ALL SELECT 'bonuses', t::text FROM user_bonuses t UNION ALL SELECT 'allocations', t::text FROM bonus_allocations t
+	UNION ALL SELECT 'overrides', t::text FROM limit_overrides t UNION ALL SELECT 'subscriptions', t::text FROM subscriptions t
+	UNION ALL SELECT 'metrics', t::text FROM metrics t UNION ALL SELECT 'aliases', t::text FROM metric_aliases t
+	UNION ALL SELECT 'plans', t::text FROM plans t UNION ALL SELECT 'limits', t::text FROM plan_limits t;
 CREATE TEMP TABLE before AS TABLE written;
 
+-- The session is as good as before each of the errors below, and the count is the same
+\set still 'SELECT allowed, remaining FROM check_quota(md5(''bad_input ann'')::uuid, ''bad_input_calls'', 5);'
+:still
+
+\t on
+\a
 -- Who and what ----------------------------------------------------------------------
 
 SELECT check_and_consume_quota(NULL, 'bad_input_calls');
+:still
 SELECT check_and_consume_quota('not a uuid', 'bad_input_calls');
+:still
 SELECT check_and_consume_quota(:'ann', NULL);
+:still
 SELECT check_and_consume_quota(:'ann', '');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_cals');
+:still
 SELECT check_and_consume_quota(:'ann', U&'bad_input_calls\200B');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls; DROP TABLE quota.plans');
+:still
 SELECT check_and_consume_quota(:'ann', repeat('x', 10240));
+:still
 SET quota.default_plan = 'bad_input_misspelt';
 SELECT check_and_consume_quota(md5('bad_input nobody')::uuid, 'bad_input_calls');
+:still
 RESET quota.default_plan;
 
 -- How much ----------------------------------------------------------------------------
 
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', NULL);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 0);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 0.000);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', -1);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', -0.000001);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', -1000000);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', -1e30);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 'NaN');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 'Infinity');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', '-Infinity');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1e-7);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1.0000001);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1e-1000);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1e18);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_free', 1e18);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1e30);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_free', 1e30);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_free', 1e1000);
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 'one');
+:still
 
 -- Key and metadata ----------------------------------------------------------------------
 
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, '');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, '[1]');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, '[]');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, '"text"');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, '1');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, 'null');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, 'true');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, '{');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, jsonb_build_object('a', repeat('x', 1024 * 1024)));
+:still
 -- 64 kB and one byte
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 1, NULL, jsonb_build_object('a', repeat('x', 65536 - 16)));
+:still
 -- also with a key that was used, which would have been a replay
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', 5, 'used', '[]');
+:still
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls', -5, 'used');
+:still
 
+\a
+\t off
 -- The other two say the same ---------------------------------------------------------------
 
 -- $1 in a call is ann
@@ -121,7 +171,7 @@ SELECT call, pg_temp.sqlstate_of(call) AS sqlstate
 		$$grant_access(0, 'app')$$, $$grant_access(current_user::regrole, 'root')$$, $$grant_access(current_user::regrole, NULL)$$]) AS call;
 
 -- Nothing of all that was written
-SELECT count(*) AS unchanged FROM (TABLE written INTERSECT TABLE before) AS same;
+SELECT * FROM (TABLE written EXCEPT TABLE before) AS added UNION ALL SELECT * FROM (TABLE before EXCEPT TABLE written) AS lost;
 
 -- Where nothing can be written --------------------------------------------------------------
 
@@ -145,7 +195,7 @@ COMMIT;
 SET default_transaction_read_only = on;
 SELECT check_and_consume_quota(:'ann', 'bad_input_calls');
 RESET default_transaction_read_only;
-SELECT count(*) AS unchanged FROM (TABLE written INTERSECT TABLE before) AS same;
+SELECT * FROM (TABLE written EXCEPT TABLE before) AS added UNION ALL SELECT * FROM (TABLE before EXCEPT TABLE written) AS lost;
 
 -- An error in a transaction: what came before is kept by a savepoint ----------------------------
 

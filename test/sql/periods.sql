@@ -284,6 +284,50 @@ SET quota.test_clock = '2026-11-01 06:30:00+00';
 SELECT allowed, remaining, period_start FROM check_and_consume_quota(:'hal', 'periods_first', 1);
 SELECT allowed, remaining, period_start FROM check_and_consume_quota(:'hal', 'periods_calls', 1);
 
+-- Years from 29 February, and days around the clock changes of Havana and Apia: each day has its own allowance ------------
+
+INSERT INTO metrics (metric) VALUES ('periods_year');
+INSERT INTO plan_limits (plan, metric, period, limit_amount, anchor) VALUES ('periods_plan', 'periods_year', 'year', 10, 'subscription');
+CREATE FUNCTION pg_temp.life(p_name text, p_metric text, p_times text[], p_amount numeric, OUT at timestamptz, OUT allowed boolean, OUT used numeric,
+	OUT period_start timestamptz, OUT resets_at timestamptz, OUT lasts interval) RETURNS SETOF record LANGUAGE plpgsql AS $$
+DECLARE
+	v_time	text;
+	v_o		quota.outcome;
+BEGIN
+	FOREACH v_time IN ARRAY p_times LOOP
+		PERFORM set_config('quota.test_clock', v_time, false);
+		v_o := check_and_consume_quota(md5(p_name)::uuid, p_metric, p_amount);
+		at := v_time; allowed := v_o.allowed; used := v_o.used;
+		period_start := v_o.period_start; resets_at := v_o.resets_at; lasts := resets_at - period_start;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+INSERT INTO subscriptions (user_id, plan, anchor, time_zone) VALUES
+	(md5('periods leap')::uuid, 'periods_plan', '2024-02-29 00:00+00', 'UTC'),
+	(md5('periods new york')::uuid, 'periods_plan', '2024-01-01 00:00+00', 'America/New_York'),
+	(md5('periods havana')::uuid, 'periods_plan', '2024-01-01 00:00+00', 'America/Havana'),
+	(md5('periods apia')::uuid, 'periods_plan', '2011-01-01 00:00+00', 'Pacific/Apia');
+SELECT * FROM pg_temp.life('periods leap', 'periods_year', ARRAY['2024-02-29 00:00+00', '2025-02-27 23:59:59+00', '2025-02-28 00:00+00',
+	'2026-02-28 00:00+00', '2027-12-31 00:00+00', '2028-02-28 23:59:59+00', '2028-02-29 00:00+00'], 6);
+SELECT * FROM pg_temp.life('periods new york', 'periods_day', ARRAY['2024-03-10 04:59:59+00', '2024-03-10 05:00+00', '2024-03-11 03:59:59+00', '2024-03-11 04:00+00',
+	'2024-11-03 03:59:59+00', '2024-11-03 04:00+00', '2024-11-04 04:59:59+00', '2024-11-04 05:00+00'], 6);
+SELECT * FROM pg_temp.life('periods havana', 'periods_day', ARRAY['2024-03-10 04:59:59+00', '2024-03-10 05:00+00', '2024-03-11 03:59:59+00', '2024-03-11 04:00+00',
+	'2024-11-03 03:59:59+00', '2024-11-03 04:30+00', '2024-11-03 05:30+00', '2024-11-04 04:59:59+00', '2024-11-04 05:00+00'], 6);
+SELECT * FROM pg_temp.life('periods apia', 'periods_day', ARRAY['2011-12-29 10:00+00', '2011-12-30 09:59:59+00', '2011-12-30 10:00+00', '2011-12-31 09:59:59+00',
+	'2011-12-31 10:00+00'], 6);
+
+-- The clock is read at each call, not at the start of the statement or transaction --------------------------------------
+
+RESET quota.test_clock;
+BEGIN;
+SELECT count(*) FILTER (WHERE (o).allowed) FROM (SELECT check_and_consume_quota(md5('periods leap')::uuid, 'periods_life', 1) AS o
+	FROM generate_series(1, 2) OFFSET 0) AS s;
+SELECT allowed FROM check_and_consume_quota(md5('periods leap')::uuid, 'periods_life', 1);
+SELECT count(DISTINCT created_at) AS instants, min(created_at) > now() AS after_begin, max(created_at) <= clock_timestamp() AS before_now
+	FROM usage_events WHERE user_id = md5('periods leap')::uuid AND metric = 'periods_life';
+COMMIT;
+
 -- Every charge lies in the period that counted it
 SELECT v.metric, counter, recorded, expected FROM verify_ledger() AS v WHERE v.metric LIKE 'periods%';
 SELECT count(*) FROM (SELECT period_start, lag(period_end) OVER (PARTITION BY user_id, metric, period ORDER BY period_start) AS before

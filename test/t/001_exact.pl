@@ -149,7 +149,7 @@ foreach my $case ([ 'rc', 'strict' ], [ 'ser', 'latest' ])
 
 # First use.  Client after client walks through fresh subjects, so that all of
 # them want to create the same account.
-foreach my $case ([ 'rc', 'strict' ], [ 'ser', 'strict' ], [ 'rr', 'latest' ], [ 'ser', 'latest' ])
+foreach my $case ([ 'rc', 'strict' ], [ 'rc', 'latest' ], [ 'rr', 'strict' ], [ 'ser', 'strict' ], [ 'rr', 'latest' ], [ 'ser', 'latest' ])
 {
 	my ($level, $mode) = @$case;
 	my $first = 1000 * ++$n;

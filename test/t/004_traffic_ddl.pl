@@ -119,9 +119,12 @@ is($old->query_safe($old_call), 't|2|98', 'the old session goes on after index c
 
 # Rewrites ----------------------------------------------------------------------
 
-query('VACUUM FULL quota.usage_tracking');
-wait_for_traffic();
-query('VACUUM FULL quota.user_bonuses');
+foreach my $table (split /\n/, query(q{SELECT relname FROM pg_class
+	WHERE relnamespace = 'quota'::regnamespace AND relkind = 'r' ORDER BY relname}))
+{
+	query("VACUUM FULL quota.$table");
+	wait_for_traffic();
+}
 query('CLUSTER quota.usage_tracking USING idx_usage_tracking_quota_lookup');
 query('VACUUM (ANALYZE) quota.usage_tracking');
 query('ANALYZE quota.usage_events');
