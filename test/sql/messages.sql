@@ -79,6 +79,7 @@ SELECT check_and_consume_quota(:'ann', 'messages_calls');
 ROLLBACK;
 UPDATE subscriptions SET time_zone = 'Mars/Olympus' WHERE user_id = :'ann';
 BEGIN;
+SET LOCAL quota.test_clock = '2026-04-10 12:00:00+00';
 ALTER TABLE subscriptions DROP CONSTRAINT subscriptions_time_zone_check;
 UPDATE subscriptions SET time_zone = 'Mars/Olympus' WHERE user_id = :'ann';
 SELECT check_and_consume_quota(:'ann', 'messages_calls');
