@@ -16,7 +16,8 @@ WORK=				# all that we make is in here
 KEEP=				# "files": leave $WORK at exit; "server": leave it running too
 CHILD=				# process group of the command that run started
 PACKAGE_LOG=
-NO_MAIN_CLUSTER=	# file that keeps Debian's packages from starting a server
+NO_MAIN_CLUSTER=	# file that keeps Debian's packages from making a cluster
+NO_SERVICES=		# file that keeps them from starting services
 
 # The server refuses to run as root, so root hands every step to postgres.
 AS_OWNER=()
@@ -95,10 +96,16 @@ install_packages()
 	say "Installing from Debian's packages: ${1% }"
 	note "Some 230 MB on disk; a minute or two.  Once unpacking has begun, Ctrl-C waits for its end."
 	# A package that brings a server makes a cluster and starts it on port
-	# 5432 unless told not to.  The word counts for this installation only.
+	# 5432, one with another service starts that, unless told not to.  The
+	# word counts for this installation only.
 	NO_MAIN_CLUSTER=/etc/postgresql-common/createcluster.d/quota-$$.conf
 	mkdir -p "${NO_MAIN_CLUSTER%/*}"
 	echo 'create_main_cluster = false' >"$NO_MAIN_CLUSTER"
+	if [ ! -e /usr/sbin/policy-rc.d ]; then
+		NO_SERVICES=/usr/sbin/policy-rc.d
+		printf '#!/bin/sh\nexit 101\n' >"$NO_SERVICES"
+		chmod 755 "$NO_SERVICES"
+	fi
 
 	export DEBIAN_FRONTEND=noninteractive
 	local install=(apt-get -y -q -o DPkg::Lock::Timeout=300 install --no-install-recommends "${words[@]}")
@@ -111,7 +118,8 @@ install_packages()
 		tail -n 30 "$PACKAGE_LOG" >&2
 		die "apt-get could not install: ${1% }"
 	fi
-	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER"
+	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER" "$NO_SERVICES"
+	NO_SERVICES=
 }
 
 # Processes ------------------------------------------------------------------
@@ -166,7 +174,7 @@ cleanup()
 	trap - EXIT
 	trap '' INT TERM HUP
 	end_child
-	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER"
+	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER" "$NO_SERVICES"
 	if [ -n "$WORK" ] && [ "$KEEP" != server ]; then
 		cd /
 		stop_servers

@@ -94,8 +94,8 @@ sub pgbench_command
 	my @scripts = ref $args{script} ? @{ $args{script} } : ($args{script});
 	my @command = (
 		'pgbench', '--no-vacuum',
-		'--host' => $node->host,
-		'--port' => $node->port,
+		'--host' => $args{host} // $node->host,
+		'--port' => $args{port} // $node->port,
 		'--protocol' => $args{protocol} // 'prepared',
 		'--client' => $args{clients} // 16,
 		'--jobs' => 2,
@@ -116,8 +116,8 @@ sub pgbench_command
 }
 
 # Start clients: script (one, or a list to choose from at random), clients,
-# transactions of each client or seconds, tries of a transaction, options (as of
-# session_options).
+# transactions of each client or seconds, tries of a transaction, protocol, options
+# (as of session_options), host and port of a pooler.
 sub pgbench_start
 {
 	my ($node, %args) = @_;
