@@ -4,7 +4,8 @@
  *	  The only place that knows server versions.
  *
  * Each wrapper takes the newest signature's meaning and names the version that
- * changed it.  Included after the core headers that it wraps.
+ * changed it.  Included after the core headers that it wraps; those that only
+ * some versions need it includes itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,6 +35,9 @@
 /* 16: permissions of range table entries moved into a list of their own;
  * 18: ExecInitRangeTable() learnt which entries are prunable */
 #ifdef QUOTA_COMPAT_EXECUTOR
+#if PG_VERSION_NUM >= 160000
+#include "parser/parse_relation.h"
+#endif
 static inline void
 compat_init_range_table(EState *estate, List *range_table)
 {
