@@ -48,17 +48,16 @@ limit_metric_name(const char *name)
 }
 
 /*
- * Number that changes when limits were read again, or should be.  Limits are
- * read as they are now, subscriptions and overrides through a snapshot: if the
- * number is another one after resolving than it was when the snapshot was
- * taken, the two may not go together.
+ * Number that changes with the limits.  Limits are read as they are now,
+ * subscriptions and overrides through a snapshot: if the number is another one
+ * after resolving than it was before the snapshot was taken, the two may not
+ * go together.
  */
 uint64
 limit_version(void)
 {
 	catalog_refresh();
-	return limit_cache_loads() + catalog_limits_generation() +
-		catalog_overrides_generation();
+	return limit_cache_version();
 }
 
 /* May there be overrides, of anybody, that a call has to look for? */

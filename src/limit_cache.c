@@ -31,7 +31,7 @@ typedef struct LimitCache
 } LimitCache;
 
 static LimitCache *cache = NULL;
-static uint64 loads = 0;		/* how often anything here was read */
+static uint64 version = 0;		/* how often anything here has changed */
 static uint64 cache_generation = 0;
 
 static bool no_overrides = false;
@@ -46,14 +46,20 @@ text_attr(TupleTableSlot *slot, int attnum)
 	return isnull ? NULL : TextDatumGetCString(datum);
 }
 
-/* Make room for one more element in a palloc'd array, doubling it */
+/*
+ * Make room for one more element in a palloc'd array, doubling it.  Elements
+ * are zeroed, padding too: same_cache() compares bytes.
+ */
 static void *
 grow(void *array, int n, Size size)
 {
 	if (array == NULL)
-		return palloc(8 * size);
+		return palloc0(8 * size);
 	if (n >= 8 && (n & (n - 1)) == 0)
-		return repalloc(array, 2 * n * size);
+	{
+		array = repalloc(array, 2 * n * size);
+		memset((char *) array + n * size, 0, n * size);
+	}
 	return array;
 }
 
@@ -151,8 +157,34 @@ compare_limits(const void *a, const void *b)
 }
 
 /*
+ * Do two caches say the same?  Limits are compared byte by byte, so that none
+ * of their fields can be forgotten here.
+ */
+static bool
+same_cache(const LimitCache *a, const LimitCache *b)
+{
+	if (a->nmetrics != b->nmetrics || a->nplans != b->nplans ||
+		a->nlimits != b->nlimits)
+		return false;
+	for (int i = 0; i < a->nmetrics; i++)
+		if (compare_metrics(&a->metrics[i], &b->metrics[i]) != 0 ||
+			strcmp(a->metrics[i].metric, b->metrics[i].metric) != 0 ||
+			a->metrics[i].kind != b->metrics[i].kind)
+			return false;
+	for (int i = 0; i < a->nplans; i++)
+		if (strcmp(a->plans[i], b->plans[i]) != 0)
+			return false;
+	for (int i = 0; i < a->nlimits; i++)
+		if (compare_limits(&a->limits[i], &b->limits[i]) != 0 ||
+			memcmp(&a->limits[i].limit, &b->limits[i].limit, sizeof(QuotaLimit)) != 0)
+			return false;
+	return true;
+}
+
+/*
  * Read the tables into a new cache and swap it in.  An error on the way leaves
- * the old one, still known to be out of date.
+ * the old one, still known to be out of date.  What is announced need not be a
+ * change: where the new one says the same, the old one stays.
  */
 static void
 load_cache(uint64 generation)
@@ -177,12 +209,17 @@ load_cache(uint64 generation)
 	if (c->nlimits > 0)
 		qsort(c->limits, c->nlimits, sizeof(CachedLimit), compare_limits);
 
+	cache_generation = generation;
+	if (cache && same_cache(cache, c))
+	{
+		MemoryContextDelete(cxt);
+		return;
+	}
 	MemoryContextSetParent(cxt, CacheMemoryContext);
 	if (cache)
 		MemoryContextDelete(cache->cxt);
 	cache = c;
-	cache_generation = generation;
-	loads++;
+	version++;
 }
 
 /* The cache, no older than the last invalidation that has arrived */
@@ -281,16 +318,21 @@ limit_cache_no_overrides(void)
 
 	if (overrides_generation != generation)
 	{
-		no_overrides = !relation_read_all(TABLE_LIMIT_OVERRIDES, NULL, NULL);
+		bool		none = !relation_read_all(TABLE_LIMIT_OVERRIDES, NULL, NULL);
+
+		if (none != no_overrides)
+			version++;
+		no_overrides = none;
 		overrides_generation = generation;
-		loads++;
 	}
 	return no_overrides;
 }
 
-/* Number that goes up whenever the tables are read */
+/* Number that goes up whenever one of the answers above has changed */
 uint64
-limit_cache_loads(void)
+limit_cache_version(void)
 {
-	return loads;
+	(void) current_cache();
+	(void) limit_cache_no_overrides();
+	return version;
 }

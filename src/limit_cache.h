@@ -33,6 +33,6 @@ extern bool limit_cache_plan_exists(const char *plan);
 extern int	limit_cache_plan_limits(const char *plan, const char *metric,
 									const CachedLimit **first);
 extern bool limit_cache_no_overrides(void);
-extern uint64 limit_cache_loads(void);
+extern uint64 limit_cache_version(void);
 
 #endif							/* QUOTA_LIMIT_CACHE_H */

@@ -217,6 +217,26 @@ WITH changed AS (DELETE FROM limit_overrides WHERE user_id = :u RETURNING user_i
 	SELECT o.limit_amount, o.allowed FROM changed, check_and_consume_quota(user_id, 'tables_calls', 1) AS o;
 UPDATE plan_limits SET limit_amount = 100 WHERE plan = 'tables_plan' AND metric = 'tables_calls';
 
+-- Each column of the catalogue that calls go by counts when it is changed, whatever is the same as before --------------
+
+SET timezone = 'UTC';
+INSERT INTO metrics (metric) VALUES ('tables_other');
+INSERT INTO metric_aliases (alias, metric) VALUES ('tables_alias', 'tables_calls');
+INSERT INTO plan_limits (plan, metric, period, limit_amount) VALUES ('tables_plan', 'tables_other', 'month', NULL);
+SELECT metric, limit_amount FROM check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+SELECT assign_plan('00000000-0000-4000-8000-0000000000ae', 'tables_plan', p_anchor => '2026-07-02 10:00+00');
+SELECT metric, limit_amount FROM check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+UPDATE metric_aliases SET metric = 'tables_other';
+SELECT metric, limit_amount, allowed, resets_at FROM check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+UPDATE plan_limits SET anchor = 'subscription' WHERE metric = 'tables_other';
+SELECT metric, limit_amount, allowed, resets_at FROM check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+UPDATE plan_limits SET limit_amount = 0 WHERE metric = 'tables_other';
+SELECT metric, limit_amount, allowed, resets_at FROM check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+UPDATE plan_limits SET period = 'day', limit_amount = 0.5 WHERE metric = 'tables_other';
+SELECT metric, limit_amount, period, resets_at FROM check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+DELETE FROM metric_aliases;
+SELECT check_quota('00000000-0000-4000-8000-0000000000ae', 'tables_alias');
+
 -- In a parallel plan, which must not be one then, with a cache that has to be filled -------------------------------------
 
 CREATE TABLE public.tables_big AS SELECT g FROM generate_series(1, 1000) AS g;
