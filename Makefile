@@ -89,7 +89,7 @@ check-isolation: ## test/isolation: one spec for each race
 	$(pg_isolation_regress_installcheck) --inputdir=test/isolation --outputdir=output/isolation \
 		--use-existing --dbname=quota_isolation $(call only,$(SPECS))
 
-check-tap: ## test/t: load, crash, dump, standby; starts servers of its own
+check-tap: ## test/t: load, crash, dump, standby, pooler, scripts; starts servers of its own
 	$(prove_installcheck)
 
 check-pgtap: ## test/pgtap: the contract, with pg_prove

@@ -18,6 +18,7 @@ CHILD=				# process group of the command that run started
 PACKAGE_LOG=
 NO_MAIN_CLUSTER=	# file that keeps Debian's packages from making a cluster
 NO_SERVICES=		# file that keeps them from starting services
+exec 8>&2			# the caller's stderr, for a trap within a command whose own goes to a file
 
 # The server refuses to run as root, so root hands every step to postgres.
 AS_OWNER=()
@@ -114,7 +115,7 @@ install_packages()
 	# Downloading can be interrupted, unpacking should not be: a session of
 	# its own keeps Ctrl-C from it.
 	if ! in_session "${install[@]}" --download-only >>"$PACKAGE_LOG" 2>&1 ||
-		! setsid --wait "${install[@]}" >>"$PACKAGE_LOG" 2>&1 </dev/null 9<&-; then
+		! setsid --wait "${install[@]}" >>"$PACKAGE_LOG" 2>&1 </dev/null 8>&- 9<&-; then
 		tail -n 30 "$PACKAGE_LOG" >&2
 		die "apt-get could not install: ${1% }"
 	fi
@@ -130,7 +131,7 @@ install_packages()
 in_session()
 {
 	local status=0
-	setsid env --default-signal=INT,QUIT "$@" </dev/null 9<&- &
+	setsid env --default-signal=INT,QUIT "$@" </dev/null 8>&- 9<&- &
 	CHILD=$!
 	wait "$CHILD" || status=$?
 	CHILD=
@@ -172,7 +173,15 @@ cleanup()
 {
 	local status=$?
 	trap - EXIT
-	trap '' INT TERM HUP
+	trap '' INT TERM HUP PIPE	# the terminal, or a tee, may be gone already
+	# Not said by the signal's own trap: bash, interrupted as it starts a pipeline,
+	# has been seen to end without that one, but not without this one.
+	case $status in
+		129 | 130 | 143)
+			printf '\n%s: interrupted, cleaning up\n' "$PROGRAM" >&8 2>/dev/null || true
+			KEEP=
+			;;
+	esac
 	end_child
 	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER" "$NO_SERVICES"
 	if [ -n "$WORK" ] && [ "$KEEP" != server ]; then
@@ -190,8 +199,6 @@ cleanup()
 interrupted()
 {
 	trap '' INT TERM HUP
-	printf '\n%s: interrupted, cleaning up\n' "$PROGRAM" >&2
-	KEEP=
 	exit "$1"
 }
 
