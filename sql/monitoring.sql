@@ -10,7 +10,7 @@ CREATE FUNCTION quota.get_users_near_quota_limit(p_threshold_percent numeric DEF
 		used			numeric,
 		limit_amount	numeric,
 		percent_used	numeric)
-	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -36,6 +36,8 @@ BEGIN
 	SELECT a.user_id, a.metric, a.period, a.used, l.limit_amount,
 		CASE WHEN l.limit_amount = 0 THEN 100 ELSE trim_scale(round(100 * a.used / l.limit_amount, 2)) END
 	FROM quota.usage_tracking a
+	-- an account's time does not go back with the clock
+	CROSS JOIN LATERAL (SELECT greatest(v_now, a.period_start)) AS n (now)
 	JOIN quota.metrics m ON m.metric = a.metric
 	LEFT JOIN quota.subscriptions s ON s.user_id = a.user_id
 	LEFT JOIN quota.plan_limits pl
@@ -44,11 +46,11 @@ BEGIN
 		ON al.plan = coalesce(s.plan, v_default_plan) AND al.metric = a.metric
 	LEFT JOIN quota.limit_overrides exact
 		ON exact.user_id = a.user_id AND exact.metric = a.metric AND exact.period = a.period
-		AND (exact.expires_at IS NULL OR exact.expires_at > v_now)
+		AND (exact.expires_at IS NULL OR exact.expires_at > n.now)
 	LEFT JOIN quota.limit_overrides general
 		ON general.user_id = a.user_id AND general.metric = a.metric AND general.period IS NULL
 		AND a.period = coalesce(al.period, 'lifetime')
-		AND (general.expires_at IS NULL OR general.expires_at > v_now)
+		AND (general.expires_at IS NULL OR general.expires_at > n.now)
 	-- an override counts even where it says unlimited (NULL), so no coalesce here
 	CROSS JOIN LATERAL (
 		SELECT CASE
@@ -57,7 +59,7 @@ BEGIN
 			ELSE pl.limit_amount
 		END
 	) AS l (limit_amount)
-	WHERE (a.period_end IS NULL OR a.period_end > v_now)
+	WHERE (a.period_end IS NULL OR a.period_end > n.now)
 		-- what was counted before the metric changed its kind is over
 		AND (a.period_end IS NULL) = (m.kind <> 'counter' OR a.period = 'lifetime')
 		AND a.used > 0

@@ -66,7 +66,7 @@ void
 bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 		   TimestampTz now, RelationView view, BonusSet *out)
 {
-	TupleTableSlot *slot = relation_slot(set, TABLE_USER_BONUSES);
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USER_BONUSES);
 	RelationScan *scan;
 	Datum		keys[2];
 	BonusRow   *rows = NULL;
@@ -121,7 +121,7 @@ bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)
 
 	if (bonuses->n == 0 && bonuses->expired == NIL)
 		return;
-	slot = relation_slot(set, TABLE_USER_BONUSES);
+	slot = relation_scratch_slot(set, TABLE_USER_BONUSES);
 	foreach(lc, bonuses->expired)
 	{
 		slot->tts_tid = *(ItemPointer) lfirst(lc);

@@ -69,6 +69,7 @@ quota_check_quota(PG_FUNCTION_ARGS)
 	Request		request;
 	Outcome		outcome;
 
+	guard_can_read("check_quota()");
 	guard_request(fcinfo, &request);
 	request.dry_run = true;
 	post(&request, &outcome);

@@ -16,16 +16,25 @@
 #include "amount_numeric.h"
 #include "compat.h"
 #include "guard.h"
+#include "guc.h"
 
 /*
- * Refuse where nothing can be written: in a read-only transaction and on a
- * standby (both 25006), and in a parallel worker or under a parallel plan.
+ * Refuse where the newest state cannot be read: in a parallel worker or under
+ * a parallel plan (25000).  From here on the settings are what was set.
  */
+void
+guard_can_read(const char *function)
+{
+	PreventCommandIfParallelMode(function);
+	guc_require();
+}
+
+/* Refuse also in a read-only transaction and on a standby (both 25006) */
 void
 guard_can_write(const char *function)
 {
 	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
+	guard_can_read(function);
 }
 
 static void

@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "request.h"
 
+extern void guard_can_read(const char *function);
 extern void guard_can_write(const char *function);
 extern void guard_request(FunctionCallInfo fcinfo, Request *request);
 extern pg_uuid_t guard_user_id(FunctionCallInfo fcinfo, int arg);

@@ -83,9 +83,20 @@ assign_test_clock(const char *newval, void *extra)
 		test_clock_time = *(TimestampTz *) extra;
 }
 
+/* Have the settings been defined in this session? */
+static bool defined = false;
+
+/*
+ * Define the settings.  In the middle of a parallel plan PostgreSQL does not
+ * let them take over what the session was given: a library that is loaded
+ * there leaves them alone until guc_require().
+ */
 void
 guc_init(void)
 {
+	if (defined || IsInParallelMode())
+		return;
+
 	DefineCustomEnumVariable("quota.isolation",
 							 "Whose view of an account decides in REPEATABLE READ and SERIALIZABLE.",
 							 "strict: the caller's snapshot, a lost race raises 40001; latest: the account as it is now.",
@@ -112,6 +123,22 @@ guc_init(void)
 							   check_test_clock, assign_test_clock, NULL);
 
 	MarkGUCPrefixReserved("quota");
+	defined = true;
+}
+
+/*
+ * Whoever goes on to read a setting or the clock says so here.  Raises 25000
+ * where that comes too early.
+ */
+void
+guc_require(void)
+{
+	guc_init();
+	if (!defined)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("the settings of quota cannot be read first during a parallel operation"),
+				 errhint("Call a function of quota before, or add quota to session_preload_libraries.")));
 }
 
 /*

@@ -80,7 +80,7 @@ bool
 ledger_find_key(RelationSet *set, const KeyHash *key, Amount *amount,
 				Outcome *outcome)
 {
-	TupleTableSlot *slot = relation_slot(set, TABLE_USAGE_EVENTS);
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
 	Datum		keys[1] = {PointerGetDatum(key)};
 	bool		isnull;
 	Datum		answer;

@@ -70,7 +70,7 @@ limit_any_overrides(void)
 static void
 read_subscription(RelationSet *set, LimitSet *out)
 {
-	TupleTableSlot *slot = relation_slot(set, TABLE_SUBSCRIPTIONS);
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_SUBSCRIPTIONS);
 	Datum		key = UUIDPGetDatum(&out->user_id);
 	bool		isnull;
 
@@ -154,7 +154,7 @@ typedef struct Override
 static List *
 read_overrides(RelationSet *set, LimitSet *limits, TimestampTz now)
 {
-	TupleTableSlot *slot = relation_slot(set, TABLE_LIMIT_OVERRIDES);
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_LIMIT_OVERRIDES);
 	Datum		keys[2];
 	RelationScan *scan;
 	List	   *result = NIL;
@@ -290,7 +290,7 @@ limit_metrics(RelationSet *set, const pg_uuid_t *user_id)
 	}
 	if (limit_any_overrides())
 	{
-		TupleTableSlot *slot = relation_slot(set, TABLE_LIMIT_OVERRIDES);
+		TupleTableSlot *slot = relation_scratch_slot(set, TABLE_LIMIT_OVERRIDES);
 		Datum		key = UUIDPGetDatum(user_id);
 		RelationScan *scan = relation_scan_begin(set, INDEX_LIMIT_OVERRIDES_LOOKUP,
 												 1, &key, VIEW_LATEST);

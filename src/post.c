@@ -36,6 +36,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "audit.h"
@@ -73,20 +74,26 @@ typedef struct Posting
 /*
  * Read the limits and accounts of a charge and settle the time of the
  * decision.  Returns false if an override expired meanwhile: the caller tries
- * again with not_before = charge->now.
+ * again with not_before = charge->now.  The charge is zeroed, or has been read
+ * before, and then lends its slots.
  */
 bool
 charge_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 			RelationView view, TimestampTz not_before, Charge *charge)
 {
 	LimitSet   *limits = &charge->limits;
+	Account    *before = charge->accounts;
+	int			nbefore = charge->limits.nlimits;
 
 	memset(charge, 0, sizeof(*charge));
 	limit_resolve(set, user_id, metric, Max(clock_now(), not_before), limits);
 
 	charge->accounts = palloc0((limits->nlimits + 1) * sizeof(Account));
 	for (int i = 0; i < limits->nlimits; i++)
+	{
+		charge->accounts[i].slot = i < nbefore ? before[i].slot : NULL;
 		account_read(set, limits, &limits->limits[i], view, &charge->accounts[i]);
+	}
 
 	charge->now = Max(clock_now(), not_before);
 	for (int i = 0; i < limits->nlimits; i++)
@@ -153,25 +160,42 @@ static int64
 charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
 				   RelationView view)
 {
-	TimestampTz at = charge->limits.valid_until;
-	int64		retry_after = charge->decision.retry_after;
-	Charge		later;
+	MemoryContext contexts[2] = {NULL, NULL};
+	MemoryContext old = CurrentMemoryContext;
+	Charge		later = {0};
+	const Charge *c = charge;
+	int64		wait = charge->decision.retry_after;
 
-	if (at == DT_NOEND || at - charge->now > LOOK_AHEAD_MAX ||
-		(retry_after != DECISION_NEVER && charge->now + retry_after < at))
-		return retry_after;
-
-	while (!charge_read(set, &charge->limits.user_id, charge->limits.metric, view,
-						at, &later))
+	for (int i = 0;; i = 1 - i)
 	{
+		TimestampTz at = c->limits.valid_until;
+
+		if (at == DT_NOEND || at - c->now > LOOK_AHEAD_MAX ||
+			(wait != DECISION_NEVER && c->now + wait < at))
+			break;
+
+		/* what was read before is needed to read the next, and no longer */
+		if (contexts[i])
+			MemoryContextReset(contexts[i]);
+		else
+			contexts[i] = AllocSetContextCreate(old, "quota look-ahead",
+												ALLOCSET_SMALL_SIZES);
+		MemoryContextSwitchTo(contexts[i]);
+		while (!charge_read(set, &charge->limits.user_id, charge->limits.metric,
+							view, at, &later))
+		{
+			CHECK_FOR_INTERRUPTS();
+			at = later.now;
+		}
+		charge_decide(set, &later, amount, view);
 		CHECK_FOR_INTERRUPTS();
-		at = later.now;
+		c = &later;
+		wait = c->decision.allowed ? 0 : c->decision.retry_after;
+		if (c->decision.allowed)
+			break;
 	}
-	charge_decide(set, &later, amount, view);
-	retry_after = later.decision.allowed ? 0 :
-		charge_retry_after(set, &later, amount, view);
-	return retry_after == DECISION_NEVER ? DECISION_NEVER :
-		later.now - charge->now + retry_after;
+	MemoryContextSwitchTo(old);
+	return wait == DECISION_NEVER ? DECISION_NEVER : c->now - charge->now + wait;
 }
 
 /* The answer that a decision gives, telling the state that "report" tells */

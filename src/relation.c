@@ -83,6 +83,15 @@ relation_slot(RelationSet *set, QuotaTable table)
 	return slot;
 }
 
+/* One that is for a row at a time: the next who asks for it gets the same */
+TupleTableSlot *
+relation_scratch_slot(RelationSet *set, QuotaTable table)
+{
+	if (set->scratch[table] == NULL)
+		set->scratch[table] = relation_slot(set, table);
+	return set->scratch[table];
+}
+
 /* ---------------------------------------------------------------------------
  * Reading
  * ------------------------------------------------------------------------- */
@@ -185,7 +194,7 @@ bool
 relation_being_inserted(RelationSet *set, QuotaIndex index, int nkeys,
 						const Datum *keys)
 {
-	TupleTableSlot *slot = relation_slot(set, index_info[index].table);
+	TupleTableSlot *slot = relation_scratch_slot(set, index_info[index].table);
 	SnapshotData dirty;
 	RelationScan *scan;
 	bool		found;
@@ -418,7 +427,7 @@ relation_insert(RelationSet *set, QuotaTable table,
 static bool
 row_is_own(RelationSet *set, QuotaTable table, ItemPointer tid)
 {
-	TupleTableSlot *slot = relation_slot(set, table);
+	TupleTableSlot *slot = relation_scratch_slot(set, table);
 	Datum		xmin;
 	bool		isnull;
 

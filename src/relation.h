@@ -42,6 +42,7 @@ extern void relations_end(RelationSet *set);
 extern MemoryContext relations_context(RelationSet *set);
 
 extern TupleTableSlot *relation_slot(RelationSet *set, QuotaTable table);
+extern TupleTableSlot *relation_scratch_slot(RelationSet *set, QuotaTable table);
 extern bool relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 						  const Datum *keys, RelationView view,
 						  TupleTableSlot *slot);

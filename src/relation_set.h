@@ -21,6 +21,7 @@ struct RelationSet
 	Relation	rels[TABLE_COUNT];
 	ResultRelInfo *rris[TABLE_COUNT];
 	TupleTableSlot *new_rows[TABLE_COUNT];
+	TupleTableSlot *scratch[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
 };
 

@@ -89,7 +89,7 @@ put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
 		   const char *metric)
 {
 	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
-	Charge		charge;
+	Charge		charge = {0};
 	TimestampTz not_before = DT_NOBEGIN;
 
 	while (!charge_read(set, user_id, metric, view, not_before, &charge))
@@ -107,11 +107,13 @@ Datum
 quota_get_user_quota_status(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	pg_uuid_t	user_id = guard_user_id(fcinfo, 0);
+	pg_uuid_t	user_id;
 	RelationSet *set;
 	MemoryContext old;
 	ListCell   *lc;
 
+	guard_can_read("get_user_quota_status()");
+	user_id = guard_user_id(fcinfo, 0);
 	compat_init_materialized_srf(fcinfo);
 	set = relations_begin(false, 0);
 	old = MemoryContextSwitchTo(relations_context(set));

@@ -120,6 +120,7 @@ quota_checked_amount(PG_FUNCTION_ARGS)
 Datum
 quota_clock(PG_FUNCTION_ARGS)
 {
+	guc_require();
 	PG_RETURN_TIMESTAMPTZ(clock_now());
 }
 
@@ -135,6 +136,7 @@ quota_new_id(PG_FUNCTION_ARGS)
 Datum
 quota_resolve_metric(PG_FUNCTION_ARGS)
 {
+	guard_can_read("resolve_metric()");
 	catalog_refresh();
 	PG_RETURN_TEXT_P(cstring_to_text(limit_metric_name(guard_metric(fcinfo, 0))));
 }

@@ -195,6 +195,16 @@ SELECT allowed FROM check_and_consume_quota(:'nobody', 'admin_calls', 900);
 SELECT n.metric, used, limit_amount, percent_used FROM get_users_near_quota_limit(90) AS n WHERE user_id = :'nobody';
 RESET quota.default_plan;
 SELECT count(*) FROM get_users_near_quota_limit(90) AS n WHERE user_id = :'nobody';
+-- the clock has stepped back: an account's time has not, nor has an override that ended in it
+BEGIN;
+SET LOCAL quota.default_plan = 'admin_big';
+SELECT set_limit_override(:'nobody', 'admin_calls', 5000, '2026-04-10 11:59+00');
+SET LOCAL quota.test_clock = '2026-04-10 12:10:00+00';
+SELECT allowed, limit_amount, used FROM check_and_consume_quota(:'nobody', 'admin_calls', 900);
+SET LOCAL quota.test_clock = '2026-04-10 11:50:00+00';
+SELECT s.metric, limit_amount, percent_used FROM get_user_quota_status(:'nobody') AS s WHERE s.metric = 'admin_calls';
+SELECT n.metric, limit_amount, percent_used FROM get_users_near_quota_limit(80) AS n WHERE user_id = :'nobody';
+ROLLBACK;
 
 -- The ledger: each fault is found, and told ----------------------------------------------------------------
 

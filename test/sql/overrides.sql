@@ -194,3 +194,14 @@ SELECT * FROM pg_temp.kept(:'w6', 6);
 -- an override that ends when time does
 SELECT set_limit_override(:'w6', 'overrides_wait', 5, '294276-12-31 23:00:00+00');
 SELECT allowed, retry_after FROM check_and_consume_quota(:'w6', 'overrides_wait', 12);
+-- many that end one after the other
+SELECT md5('overrides many')::uuid AS many \gset
+INSERT INTO subscriptions (user_id, plan) VALUES (:'many', 'overrides_plan');
+SELECT count(set_limit_override(:'many', 'overrides_free', 0, timestamptz '2026-03-10 12:00+00' + i * interval '1 day', p_period => i || ' minutes'))
+	FROM generate_series(2, 41) AS i;
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+SELECT allowed, period, retry_after FROM check_and_consume_quota(:'many', 'overrides_free', 12);
+SELECT set_limit_override(:'many', 'overrides_free', 11, '2027-03-10 12:00:00+00', p_period => 'year');
+SELECT allowed, period, retry_after FROM check_and_consume_quota(:'many', 'overrides_free', 12);
+SELECT set_limit_override(:'many', 'overrides_free', 11, p_period => 'quarter');
+SELECT allowed, period, retry_after FROM check_and_consume_quota(:'many', 'overrides_free', 12);
