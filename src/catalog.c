@@ -69,11 +69,13 @@ static CachedOid outcome_type;
 
 /*
  * Counted up whenever cached limits, or cached knowledge about overrides, may
- * be out of date.  A cache remembers the number it saw *before* it read the
- * tables, so that a change that arrives while it reads is not lost.
+ * be out of date: changes that were announced, and resets of everything, which
+ * may or may not hide one.  A cache remembers the number it saw *before* it
+ * read the tables, so that a change that arrives while it reads is not lost.
  */
-static uint64 limits_generation = 1;
-static uint64 overrides_generation = 1;
+static uint64 limits_changes = 0;
+static uint64 overrides_changes = 0;
+static uint64 resets = 1;
 
 static void
 invalidate(CachedOid *cached, Oid relid)
@@ -93,12 +95,16 @@ relcache_callback(Datum arg, Oid relid)
 		table_oids[i].valid = false;
 		/* dropping the extension drops its types with its tables */
 		outcome_type.valid = false;
+		if (relid == InvalidOid)
+			continue;
 		if (i == TABLE_LIMIT_OVERRIDES)
-			overrides_generation++;
+			overrides_changes++;
 		else if (i == TABLE_METRICS || i == TABLE_METRIC_ALIASES ||
 				 i == TABLE_PLANS || i == TABLE_PLAN_LIMITS)
-			limits_generation++;
+			limits_changes++;
 	}
+	if (relid == InvalidOid)
+		resets++;
 	for (int i = 0; i < INDEX_COUNT; i++)
 		invalidate(&index_oids[i], relid);
 }
@@ -216,7 +222,7 @@ catalog_limits_generation(void)
 	(void) catalog_table(TABLE_METRIC_ALIASES);
 	(void) catalog_table(TABLE_PLANS);
 	(void) catalog_table(TABLE_PLAN_LIMITS);
-	return limits_generation;
+	return limits_changes + resets;
 }
 
 /* The same for limit overrides */
@@ -224,5 +230,18 @@ uint64
 catalog_overrides_generation(void)
 {
 	(void) catalog_table(TABLE_LIMIT_OVERRIDES);
-	return overrides_generation;
+	return overrides_changes + resets;
+}
+
+/* Number of changes announced to any of these tables, in catalog_resets() resets */
+uint64
+catalog_changes(void)
+{
+	return limits_changes + overrides_changes;
+}
+
+uint64
+catalog_resets(void)
+{
+	return resets;
 }

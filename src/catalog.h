@@ -191,5 +191,7 @@ extern Oid	catalog_outcome_type(void);
 extern int	catalog_natts(QuotaTable table);
 extern uint64 catalog_limits_generation(void);
 extern uint64 catalog_overrides_generation(void);
+extern uint64 catalog_changes(void);
+extern uint64 catalog_resets(void);
 
 #endif							/* QUOTA_CATALOG_H */

@@ -16,17 +16,15 @@
 #include "amount_numeric.h"
 #include "compat.h"
 #include "guard.h"
-#include "guc.h"
 
 /*
  * Refuse where the newest state cannot be read: in a parallel worker or under
- * a parallel plan (25000).  From here on the settings are what was set.
+ * a parallel plan (25000)
  */
 void
 guard_can_read(const char *function)
 {
 	PreventCommandIfParallelMode(function);
-	guc_require();
 }
 
 /* Refuse also in a read-only transaction and on a standby (both 25006) */

@@ -83,19 +83,19 @@ assign_test_clock(const char *newval, void *extra)
 		test_clock_time = *(TimestampTz *) extra;
 }
 
-/* Have the settings been defined in this session? */
-static bool defined = false;
-
 /*
- * Define the settings.  In the middle of a parallel plan PostgreSQL does not
- * let them take over what the session was given: a library that is loaded
- * there leaves them alone until guc_require().
+ * Define the settings.  In the middle of a parallel plan they could not take
+ * over what the session was given, and it would go on with the defaults, so
+ * that comes too early: 25000.
  */
 void
 guc_init(void)
 {
-	if (defined || IsInParallelMode())
-		return;
+	if (IsInParallelMode())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("the library of extension \"quota\" cannot be loaded during a parallel operation"),
+				 errhint("Call a function of quota earlier in the session, or add quota to session_preload_libraries.")));
 
 	DefineCustomEnumVariable("quota.isolation",
 							 "Whose view of an account decides in REPEATABLE READ and SERIALIZABLE.",
@@ -123,22 +123,6 @@ guc_init(void)
 							   check_test_clock, assign_test_clock, NULL);
 
 	MarkGUCPrefixReserved("quota");
-	defined = true;
-}
-
-/*
- * Whoever goes on to read a setting or the clock says so here.  Raises 25000
- * where that comes too early.
- */
-void
-guc_require(void)
-{
-	guc_init();
-	if (!defined)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("the settings of quota cannot be read first during a parallel operation"),
-				 errhint("Call a function of quota before, or add quota to session_preload_libraries.")));
 }
 
 /*

@@ -20,7 +20,6 @@ extern int	quota_isolation;
 extern char *quota_default_plan;
 
 extern void guc_init(void);
-extern void guc_require(void);
 extern bool guc_caller_snapshot_rules(void);
 extern bool guc_registers_reads(void);
 extern TimestampTz clock_now(void);

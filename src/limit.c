@@ -48,16 +48,20 @@ limit_metric_name(const char *name)
 }
 
 /*
- * Number that changes with the limits.  Limits are read as they are now,
- * subscriptions and overrides through a snapshot: if the number is another one
- * after resolving than it was before the snapshot was taken, the two may not
- * go together.
+ * How far the limits have come.  They are read as they are now, subscriptions
+ * and overrides through a snapshot: what was read goes together if nothing has
+ * changed from before the snapshot was taken until after resolving.
  */
-uint64
+LimitVersion
 limit_version(void)
 {
+	LimitVersion version;
+
 	catalog_refresh();
-	return limit_cache_version();
+	version.changes = limit_cache_version();
+	version.changes += catalog_changes();
+	version.resets = catalog_resets();
+	return version;
 }
 
 /* May there be overrides, of anybody, that a call has to look for? */

@@ -28,6 +28,14 @@ typedef enum LimitAnchor
 	ANCHOR_FIRST_USE
 } LimitAnchor;
 
+/* See limit_version() */
+typedef struct LimitVersion
+{
+	uint64		changes;		/* those that are known */
+	uint64		resets;			/* moments that may hide one: the server told to
+								 * forget everything */
+} LimitVersion;
+
 /* One window */
 typedef struct QuotaLimit
 {
@@ -57,7 +65,7 @@ typedef struct LimitSet
 	int			allowance;		/* the longest window, which bonuses extend */
 } LimitSet;
 
-extern uint64 limit_version(void);
+extern LimitVersion limit_version(void);
 extern bool limit_any_overrides(void);
 extern char *limit_metric_name(const char *name);
 extern void limit_resolve(RelationSet *set, const pg_uuid_t *user_id,

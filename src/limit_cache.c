@@ -183,8 +183,8 @@ same_cache(const LimitCache *a, const LimitCache *b)
 
 /*
  * Read the tables into a new cache and swap it in.  An error on the way leaves
- * the old one, still known to be out of date.  What is announced need not be a
- * change: where the new one says the same, the old one stays.
+ * the old one, still known to be out of date.  Where the new one says the same,
+ * the old one stays.
  */
 static void
 load_cache(uint64 generation)

@@ -52,6 +52,13 @@
 #define MAX_TRIES	100
 
 /*
+ * Tries that are given up because the server was told to forget everything it
+ * had cached, which may hide a change of limits, although they say the same as
+ * before.  More would let a server that does so all the time refuse all calls.
+ */
+#define MAX_RESETS	3
+
+/*
  * What happens after a thousand years is not looked for; periods of that time
  * may not end before time does.
  */
@@ -68,7 +75,8 @@ typedef struct Posting
 	Charge		charge;
 	List	   *held;			/* period names of the accounts that are locked */
 	bool		waited;			/* met another call on the same account */
-	uint64		limits_version; /* before the snapshot was taken */
+	LimitVersion limits_version;	/* before the snapshot was taken */
+	int			tries;			/* that were in vain */
 } Posting;
 
 /*
@@ -170,7 +178,7 @@ charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
 	{
 		TimestampTz at = c->limits.valid_until;
 
-		if (at == DT_NOEND || at - c->now > LOOK_AHEAD_MAX ||
+		if (at == DT_NOEND || at - charge->now > LOOK_AHEAD_MAX ||
 			(wait != DECISION_NEVER && c->now + wait < at))
 			break;
 
@@ -358,6 +366,21 @@ record_grant(Posting *posting, Outcome *outcome)
 	bonus_record(posting->set, &charge->bonuses, &outcome->event_id);
 }
 
+/*
+ * Have limits changed since before the snapshot was taken?  Those that are
+ * younger than it do not go with what it shows.  That they say the same as
+ * before proves nothing: it may show a moment in between.
+ */
+static bool
+limits_moved(const Posting *posting)
+{
+	LimitVersion version = limit_version();
+
+	return version.changes != posting->limits_version.changes ||
+		(version.resets != posting->limits_version.resets &&
+		 posting->tries < MAX_RESETS);
+}
+
 /* Try once; returns false if everything has to be read and decided again */
 static bool
 try_post(Posting *posting, Outcome *outcome)
@@ -370,10 +393,7 @@ try_post(Posting *posting, Outcome *outcome)
 	if (!charge_read(set, &request->user_id, posting->metric, posting->view,
 					 charge->now, charge))
 		return false;
-	/*
-	 * limits that are younger than the snapshot do not go with what it shows
-	 */
-	if (!request->dry_run && limit_version() != posting->limits_version)
+	if (!request->dry_run && limits_moved(posting))
 		return false;
 
 	if (posting->key && ledger_find_key(set, posting->key, &first_amount, outcome))
@@ -420,7 +440,6 @@ post(const Request *request, Outcome *outcome)
 	Posting		posting = {.request = request};
 	MemoryContext old;
 	KeyHash		key;
-	int			tries = 0;
 
 	posting.limits_version = limit_version();
 	posting.set = relations_begin(!request->dry_run,
@@ -442,7 +461,7 @@ post(const Request *request, Outcome *outcome)
 	while (!try_post(&posting, outcome))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (++tries >= MAX_TRIES)
+		if (++posting.tries >= MAX_TRIES)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not settle the accounts of metric \"%s\" in %d tries",
