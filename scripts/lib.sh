@@ -119,8 +119,14 @@ install_packages()
 		tail -n 30 "$PACKAGE_LOG" >&2
 		die "apt-get could not install: ${1% }"
 	fi
+	end_installation
+}
+
+# Whoever makes such a file after us keeps it.
+end_installation()
+{
 	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER" "$NO_SERVICES"
-	NO_SERVICES=
+	PACKAGE_LOG='' NO_MAIN_CLUSTER='' NO_SERVICES=''
 }
 
 # Processes ------------------------------------------------------------------
@@ -183,7 +189,7 @@ cleanup()
 			;;
 	esac
 	end_child
-	rm -f "$PACKAGE_LOG" "$NO_MAIN_CLUSTER" "$NO_SERVICES"
+	end_installation
 	if [ -n "$WORK" ] && [ "$KEEP" != server ]; then
 		cd /
 		stop_servers

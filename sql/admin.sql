@@ -121,6 +121,7 @@ BEGIN
 			USING ERRCODE = '22023',
 				HINT = 'The strategy is "keep": what was used so far counts against the limits of the new plan, window by window.';
 	END IF;
+	-- as the table has it: periods can be counted from there without leaving time's bounds
 	IF p_anchor NOT BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN
 		RAISE EXCEPTION 'anchor must be in the years 1 to 9999'
 			USING ERRCODE = '22023',

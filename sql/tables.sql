@@ -77,7 +77,7 @@ COMMENT ON COLUMN quota.plan_limits.overage_price IS
 CREATE TABLE quota.subscriptions (
 	user_id		uuid PRIMARY KEY,
 	plan		text COLLATE "C" NOT NULL REFERENCES quota.plans,
-	anchor		timestamptz NOT NULL DEFAULT quota.clock() 
+	anchor		timestamptz NOT NULL DEFAULT quota.clock()
 					CHECK (anchor BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00'),
 	time_zone	text COLLATE "C" NOT NULL DEFAULT 'UTC' CHECK (quota.valid_time_zone(time_zone)),
 	created_at	timestamptz NOT NULL DEFAULT quota.clock(),

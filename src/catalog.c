@@ -233,13 +233,14 @@ catalog_overrides_generation(void)
 	return overrides_changes + resets;
 }
 
-/* Number of changes announced to any of these tables, in catalog_resets() resets */
+/* How many changes to any of these tables have been announced */
 uint64
 catalog_changes(void)
 {
 	return limits_changes + overrides_changes;
 }
 
+/* How often everything had to be forgotten, which may hide such a change */
 uint64
 catalog_resets(void)
 {

@@ -58,6 +58,7 @@ limit_version(void)
 	LimitVersion version;
 
 	catalog_refresh();
+	/* what resets have hidden shows only when the tables are read again */
 	version.changes = limit_cache_version();
 	version.changes += catalog_changes();
 	version.resets = catalog_resets();

@@ -85,7 +85,7 @@ typedef struct Posting
  * again with not_before = charge->now.  The charge is zeroed, or has been read
  * before, and then lends its slots.
  */
-bool
+static bool
 charge_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 			RelationView view, TimestampTz not_before, Charge *charge)
 {
@@ -115,7 +115,22 @@ charge_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	return true;
 }
 
-/* Read the bonuses of a charge that charge_read() read, and decide it */
+/*
+ * Read a charge as of a time, or of the first one after it at which no
+ * override expires while it is read.  Takes a charge as charge_read() does.
+ */
+void
+charge_read_as_of(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+				  RelationView view, TimestampTz at, Charge *charge)
+{
+	while (!charge_read(set, user_id, metric, view, at, charge))
+	{
+		CHECK_FOR_INTERRUPTS();
+		at = charge->now;
+	}
+}
+
+/* Read the bonuses of a charge that was read, and decide it */
 void
 charge_decide(RelationSet *set, Charge *charge, Amount amount, RelationView view)
 {
@@ -189,18 +204,12 @@ charge_retry_after(RelationSet *set, const Charge *charge, Amount amount,
 			contexts[i] = AllocSetContextCreate(old, "quota look-ahead",
 												ALLOCSET_SMALL_SIZES);
 		MemoryContextSwitchTo(contexts[i]);
-		while (!charge_read(set, &charge->limits.user_id, charge->limits.metric,
-							view, at, &later))
-		{
-			CHECK_FOR_INTERRUPTS();
-			at = later.now;
-		}
+		charge_read_as_of(set, &charge->limits.user_id, charge->limits.metric,
+						  view, at, &later);
 		charge_decide(set, &later, amount, view);
 		CHECK_FOR_INTERRUPTS();
 		c = &later;
 		wait = c->decision.allowed ? 0 : c->decision.retry_after;
-		if (c->decision.allowed)
-			break;
 	}
 	MemoryContextSwitchTo(old);
 	return wait == DECISION_NEVER ? DECISION_NEVER : c->now - charge->now + wait;

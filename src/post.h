@@ -28,9 +28,9 @@ typedef struct Charge
 } Charge;
 
 extern void post(const Request *request, Outcome *outcome);
-extern bool charge_read(RelationSet *set, const pg_uuid_t *user_id,
-						const char *metric, RelationView view,
-						TimestampTz not_before, Charge *charge);
+extern void charge_read_as_of(RelationSet *set, const pg_uuid_t *user_id,
+							  const char *metric, RelationView view,
+							  TimestampTz at, Charge *charge);
 extern void charge_decide(RelationSet *set, Charge *charge, Amount amount,
 						  RelationView view);
 extern void charge_register(RelationSet *set, const Charge *charge, bool writes);

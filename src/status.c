@@ -90,13 +90,8 @@ put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
 {
 	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
 	Charge		charge = {0};
-	TimestampTz not_before = DT_NOBEGIN;
 
-	while (!charge_read(set, user_id, metric, view, not_before, &charge))
-	{
-		CHECK_FOR_INTERRUPTS();
-		not_before = charge.now;
-	}
+	charge_read_as_of(set, user_id, metric, view, DT_NOBEGIN, &charge);
 	charge_decide(set, &charge, AMOUNT_UNIT, view);
 	charge_register(set, &charge, false);
 	for (int i = 0; i < charge.limits.nlimits; i++)

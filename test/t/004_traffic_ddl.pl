@@ -97,10 +97,12 @@ my $old_call = "SELECT allowed, used, remaining FROM quota.check_and_consume_quo
 is($old->query_safe($old_call), 't|1|99', 'a session that stays on');
 wait_for_traffic();
 
+my @tables = split /\n/, query(q{SELECT relname FROM pg_class
+	WHERE relnamespace = 'quota'::regnamespace AND relkind = 'r' ORDER BY relname});
+
 # Indexes ---------------------------------------------------------------------
 
-foreach my $table (split /\n/, query(q{SELECT relname FROM pg_class
-	WHERE relnamespace = 'quota'::regnamespace AND relkind = 'r' ORDER BY relname}))
+foreach my $table (@tables)
 {
 	my ($status, undef, $stderr) = $node->psql('postgres', "REINDEX TABLE CONCURRENTLY quota.$table");
 	is($status, 0, "REINDEX TABLE CONCURRENTLY $table") or diag($stderr);
@@ -119,8 +121,7 @@ is($old->query_safe($old_call), 't|2|98', 'the old session goes on after index c
 
 # Rewrites ----------------------------------------------------------------------
 
-foreach my $table (split /\n/, query(q{SELECT relname FROM pg_class
-	WHERE relnamespace = 'quota'::regnamespace AND relkind = 'r' ORDER BY relname}))
+foreach my $table (@tables)
 {
 	query("VACUUM FULL quota.$table");
 	wait_for_traffic();
