@@ -28,6 +28,14 @@ amount_attr(TupleTableSlot *slot, int attnum)
 	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
 }
 
+static Money
+money_attr(TupleTableSlot *slot, int attnum)
+{
+	bool		isnull;
+
+	return money_from_datum(slot_getattr(slot, attnum, &isnull));
+}
+
 /*
  * Read the account of a limit, in the version that the view shows.  One that
  * does not exist reads as one that nothing was used of.  account_roll() makes
@@ -45,6 +53,7 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	memset(account, 0, sizeof(*account));
 	account->limits = limits;
 	account->limit = limit;
+	account->holds_expire_at = DT_NOEND;
 	account->slot = slot ? slot : relation_slot(set, TABLE_USAGE_TRACKING);
 	slot = account->slot;
 
@@ -64,7 +73,11 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	account->current.used = amount_attr(slot, Anum_usage_tracking_used);
 	account->current.bonus_used = amount_attr(slot, Anum_usage_tracking_bonus_used);
 	account->current.overage = amount_attr(slot, Anum_usage_tracking_overage);
-	account->held = amount_attr(slot, Anum_usage_tracking_held);
+	account->current.held = amount_attr(slot, Anum_usage_tracking_held);
+	account->current.cost = money_attr(slot, Anum_usage_tracking_cost);
+	account->current.held_cost = money_attr(slot, Anum_usage_tracking_held_cost);
+	datum = slot_getattr(slot, Anum_usage_tracking_holds_expire_at, &isnull);
+	account->holds_expire_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
 	datum = slot_getattr(slot, Anum_usage_tracking_anchor, &isnull);
 	account->has_anchor = !isnull;
 	account->anchor = isnull ? 0 : DatumGetTimestampTz(datum);
@@ -151,7 +164,7 @@ account_state(const Account *account, WindowState *state)
 	state->unlimited = account->limit->unlimited;
 	state->limit = account->limit->amount;
 	state->used = account->current.used;
-	state->held = account->held;
+	state->held = account->current.held;
 	state->length = period_length(&account->limit->period);
 	state->resets_at = account->current.end;
 }
@@ -177,9 +190,15 @@ account_form(const Account *account, const AccountPeriod *p,
 	set_amount(values, Anum_usage_tracking_used, p->used);
 	set_amount(values, Anum_usage_tracking_bonus_used, p->bonus_used);
 	set_amount(values, Anum_usage_tracking_overage, p->overage);
-	set_amount(values, Anum_usage_tracking_held, account->held);
+	set_amount(values, Anum_usage_tracking_held, p->held);
 	values[Anum_usage_tracking_anchor - 1] = TimestampTzGetDatum(account->anchor);
 	nulls[Anum_usage_tracking_anchor - 1] = !account->has_anchor;
+	values[Anum_usage_tracking_cost - 1] = money_get_datum(p->cost);
+	values[Anum_usage_tracking_held_cost - 1] = money_get_datum(p->held_cost);
+	values[Anum_usage_tracking_holds_expire_at - 1] = TimestampTzGetDatum(account->holds_expire_at);
+	nulls[Anum_usage_tracking_holds_expire_at - 1] = (account->holds_expire_at == DT_NOEND);
+	nulls[Anum_usage_tracking_rate_at - 1] = true;
+	nulls[Anum_usage_tracking_rate_state - 1] = true;
 }
 
 /*
@@ -255,6 +274,9 @@ write_history(RelationSet *set, const Account *account, TimestampTz closed_at)
 	nulls[Anum_usage_history_limit_amount - 1] = account->limit->unlimited;
 	set_amount(values, Anum_usage_history_limit_amount, account->limit->amount);
 	values[Anum_usage_history_closed_at - 1] = TimestampTzGetDatum(closed_at);
+	values[Anum_usage_history_cost - 1] = money_get_datum(p->cost);
+	set_amount(values, Anum_usage_history_held, p->held);
+	values[Anum_usage_history_held_cost - 1] = money_get_datum(p->held_cost);
 	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls);
 }
 

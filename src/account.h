@@ -19,6 +19,9 @@ typedef struct AccountPeriod
 	Amount		used;
 	Amount		bonus_used;
 	Amount		overage;
+	Money		cost;			/* of the overage */
+	Amount		held;			/* by reservations that were made in it */
+	Money		held_cost;
 } AccountPeriod;
 
 typedef struct Account
@@ -31,9 +34,9 @@ typedef struct Account
 	bool		closing;		/* "closed" is to go to the history */
 	AccountPeriod closed;
 	AccountPeriod current;		/* as of the time of the decision */
-	Amount		held;
 	bool		has_anchor;
 	TimestampTz anchor;			/* of a first_use limit */
+	TimestampTz holds_expire_at;	/* no hold ends before; DT_NOEND = none */
 } Account;
 
 typedef enum AccountLock

@@ -32,6 +32,20 @@ typedef __int128 Amount __attribute__((aligned(8)));
 #define AMOUNT_UNIT			((Amount) 1000000)
 
 /*
+ * Money: a price per unit is a whole number of 10^-12 of the currency, so what
+ * an amount costs is a whole number of 10^-18 of it, and exact.
+ */
+typedef Amount Price;
+typedef Amount Money;
+
+#define PRICE_DECIMALS		12
+#define PRICE_BOUND			((Price) 1000000000000 * 1000000000000)
+#define MONEY_DECIMALS		(AMOUNT_DECIMALS + PRICE_DECIMALS)
+
+/* what cannot be computed: more than 10^20 of the currency */
+#define MONEY_OVERFLOW		((Money) 10000000000 * 10000000000 * 1000000000000000000)
+
+/*
  * first value that is too large for one request, grant or limit: 10^18 units
  */
 #define AMOUNT_BOUND		((Amount) 1000000000000000000 * AMOUNT_UNIT)
@@ -46,6 +60,17 @@ static inline Amount
 amount_max(Amount a, Amount b)
 {
 	return a > b ? a : b;
+}
+
+/* What an amount costs; MONEY_OVERFLOW if it is too much to tell */
+static inline Money
+amount_cost(Amount amount, Price price)
+{
+	Money		cost;
+
+	if (__builtin_mul_overflow(amount, price, &cost) || cost > MONEY_OVERFLOW)
+		return MONEY_OVERFLOW;
+	return cost;
 }
 
 #endif							/* QUOTA_AMOUNT_H */

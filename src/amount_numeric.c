@@ -18,14 +18,12 @@
 #include "amount_numeric.h"
 #include "compat.h"
 
-#define DIGIT_BASE		10000
+/* digits of the wire format are of base 10000 */
+#define DIGIT_DECIMALS		4
 
 #define WIRE_POSITIVE		0x0000
 #define WIRE_NEGATIVE		0x4000
 #define WIRE_MINUS_INFINITY	0xF000
-
-/* 10000^6 units still leave room for the millionths in 128 bits */
-#define MAX_WEIGHT		6
 
 typedef enum NumericFit
 {
@@ -45,11 +43,11 @@ wire_int16(const char *p)
 }
 
 /*
- * Convert as far as that is exact.  *sign is that of the number itself, also
- * where it does not fit; it is 1 for NaN.
+ * Convert to a whole number of 10^-decimals, as far as that is exact.  *sign
+ * is that of the number itself, also where it does not fit; it is 1 for NaN.
  */
 static NumericFit
-convert(Datum numeric, Amount *result, int *sign)
+convert(Datum numeric, int decimals, Amount *result, int *sign)
 {
 	bytea	   *wire = DatumGetByteaPP(DirectFunctionCall1(numeric_send, numeric));
 	const char *p = VARDATA_ANY(wire);
@@ -63,27 +61,24 @@ convert(Datum numeric, Amount *result, int *sign)
 		wire_sign == WIRE_POSITIVE && ndigits == 0 ? 0 : 1;
 	if (wire_sign != WIRE_POSITIVE && wire_sign != WIRE_NEGATIVE)
 		fit = FIT_NOT_FINITE;
-	else if (ndigits > 0 && weight > MAX_WEIGHT)
+	/* the sum stays below 10^36, and so within 128 bits */
+	else if (ndigits > 0 && (weight + 1) * DIGIT_DECIMALS + decimals > 36)
 		fit = FIT_TOO_LARGE;
 	else
 	{
 		for (int i = 0; i < ndigits; i++)
 		{
 			Amount		digit = wire_int16(p + 8 + 2 * i);
-			int			exponent = weight - i;
+			int			exponent = (weight - i) * DIGIT_DECIMALS + decimals;
 
-			if (exponent >= 0)
-			{
-				for (int e = 0; e < exponent; e++)
-					digit *= DIGIT_BASE;
-				sum += digit * AMOUNT_UNIT;
-			}
-			else if (exponent == -1)
-				sum += digit * 100;
-			else if (exponent == -2 && digit % 100 == 0)
-				sum += digit / 100;
-			else if (digit != 0)
+			for (; exponent > 0; exponent--)
+				digit *= 10;
+			for (; exponent < 0 && digit % 10 == 0 && digit != 0; exponent++)
+				digit /= 10;
+			if (exponent < 0 && digit != 0)
 				fit = FIT_TOO_MANY_DECIMALS;
+			else
+				sum += digit;
 		}
 		*result = *sign < 0 ? -sum : sum;
 	}
@@ -91,26 +86,54 @@ convert(Datum numeric, Amount *result, int *sign)
 	return fit;
 }
 
-/* A quantity from one of our tables; raises an error if it cannot be exact */
-Amount
-amount_from_datum(Datum numeric)
+static Amount
+stored(Datum numeric, int decimals, bool may_be_negative)
 {
 	Amount		amount = 0;
 	int			sign;
 
-	if (convert(numeric, &amount, &sign) != FIT_EXACT || sign < 0)
+	if (convert(numeric, decimals, &amount, &sign) != FIT_EXACT ||
+		(sign < 0 && !may_be_negative))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("stored amount is not a quantity"),
 				 errdetail("The value is %s.",
 						   DatumGetCString(DirectFunctionCall1(numeric_out, numeric))),
 				 errhint("Correct the row; amounts are at least 0, with at most %d decimals.",
-						 AMOUNT_DECIMALS)));
+						 decimals)));
 	return amount;
 }
 
+/* A quantity from one of our tables; raises an error if it cannot be exact */
+Amount
+amount_from_datum(Datum numeric)
+{
+	return stored(numeric, AMOUNT_DECIMALS, false);
+}
+
+/* One that may be negative, because it tells what an event moved */
+Amount
+amount_from_signed_datum(Datum numeric)
+{
+	return stored(numeric, AMOUNT_DECIMALS, true);
+}
+
+/* A price per unit, and money, from one of our tables */
+Price
+price_from_datum(Datum numeric)
+{
+	return stored(numeric, PRICE_DECIMALS, false);
+}
+
+Money
+money_from_datum(Datum numeric)
+{
+	return stored(numeric, MONEY_DECIMALS, true);
+}
+
 static void
-raise_unless_exact(NumericFit fit, const char *what, Numeric num)
+raise_unless_exact(NumericFit fit, const char *what, int decimals,
+				   const char *bound, Numeric num)
 {
 	if (fit == FIT_EXACT)
 		return;
@@ -118,8 +141,8 @@ raise_unless_exact(NumericFit fit, const char *what, Numeric num)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 fit == FIT_NOT_FINITE ? errmsg("%s must be finite", what) :
 			 fit == FIT_TOO_LARGE ? errmsg("%s is too large", what) :
-			 errmsg("%s has more than %d decimals", what, AMOUNT_DECIMALS),
-			 fit == FIT_TOO_LARGE ? errdetail("It must be below 10^18.") :
+			 errmsg("%s has more than %d decimals", what, decimals),
+			 fit == FIT_TOO_LARGE ? errdetail("It must be below %s.", bound) :
 			 errdetail("The value is %s.",
 					   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
 			 fit == FIT_NOT_FINITE ? errhint("Where nothing is to be limited, the limit is NULL.") :
@@ -136,7 +159,7 @@ amount_from_argument(Numeric num)
 {
 	Amount		amount = 0;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), &amount, &sign);
+	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
 
 	/* a negative amount is wrong before it is imprecise */
 	if (sign <= 0)
@@ -147,7 +170,7 @@ amount_from_argument(Numeric num)
 						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
 				 errhint("Quota is never given back by a negative amount.")));
 	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
-					   "amount", num);
+					   "amount", AMOUNT_DECIMALS, "10^18", num);
 	return amount;
 }
 
@@ -157,7 +180,7 @@ amount_check_limit(Numeric num)
 {
 	Amount		amount = 0;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), &amount, &sign);
+	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
 
 	if (sign < 0)
 		ereport(ERROR,
@@ -167,12 +190,34 @@ amount_check_limit(Numeric num)
 						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
 				 errhint("Use NULL for unlimited and 0 for nothing.")));
 	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
-					   "limit", num);
+					   "limit", AMOUNT_DECIMALS, "10^18", num);
 }
 
-/* Decimal text without trailing zeros, palloc'd */
-char *
-amount_to_string(Amount amount)
+/*
+ * Raise 22023 unless this can be a price or a sum of money to compare with: 0
+ * or above, exact, below 10^12
+ */
+void
+amount_check_price(Numeric num)
+{
+	Price		price = 0;
+	int			sign;
+	NumericFit	fit = convert(NumericGetDatum(num), PRICE_DECIMALS, &price, &sign);
+
+	if (sign < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("price must not be negative"),
+				 errdetail("The price is %s.",
+						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
+				 errhint("Use NULL for none.")));
+	if (fit == FIT_EXACT && price >= PRICE_BOUND)
+		fit = FIT_TOO_LARGE;
+	raise_unless_exact(fit, "price", PRICE_DECIMALS, "10^12", num);
+}
+
+static char *
+to_string(Amount amount, int decimals)
 {
 	char		buf[64];
 	char	   *p = buf + sizeof(buf) - 1;
@@ -182,13 +227,13 @@ amount_to_string(Amount amount)
 	bool		fraction = false;
 
 	*p = '\0';
-	while (rest > 0 || digits <= AMOUNT_DECIMALS)
+	while (rest > 0 || digits <= decimals)
 	{
 		int			digit = (int) (rest % 10);
 
-		if (digits == AMOUNT_DECIMALS && fraction)
+		if (digits == decimals && fraction)
 			*--p = '.';
-		if (digits >= AMOUNT_DECIMALS || digit != 0 || fraction)
+		if (digits >= decimals || digit != 0 || fraction)
 		{
 			*--p = '0' + digit;
 			fraction = true;
@@ -199,6 +244,19 @@ amount_to_string(Amount amount)
 	if (negative)
 		*--p = '-';
 	return pstrdup(p);
+}
+
+/* Decimal text without trailing zeros, palloc'd */
+char *
+amount_to_string(Amount amount)
+{
+	return to_string(amount, AMOUNT_DECIMALS);
+}
+
+char *
+money_to_string(Money money)
+{
+	return to_string(money, MONEY_DECIMALS);
 }
 
 /*
@@ -237,4 +295,15 @@ amount_get_datum(Amount amount)
 	for (value = (int64) amount; value % 10 == 0; value /= 10)
 		scale--;
 	return NumericGetDatum(int64_div_fast_to_numeric(value, scale));
+}
+
+/* The same of money */
+Datum
+money_get_datum(Money money)
+{
+	if (money == 0)
+		return amount_get_datum(0);
+	return DirectFunctionCall3(numeric_in,
+							   CStringGetDatum(money_to_string(money)),
+							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 }

@@ -47,7 +47,9 @@ read_row(TupleTableSlot *slot, TimestampTz now, BonusRow *row)
 		return false;
 
 	b->left = amount_from_datum(slot_getattr(slot, Anum_user_bonuses_amount, &isnull)) -
-		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_used_amount, &isnull));
+		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_used_amount, &isnull)) -
+		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_held_amount, &isnull)) -
+		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_given_amount, &isnull));
 	if (b->left <= 0)
 		return false;
 
@@ -194,6 +196,9 @@ bonus_record(RelationSet *set, const BonusSet *bonuses, const pg_uuid_t *event_i
 		values[Anum_bonus_allocations_event_id - 1] = UUIDPGetDatum(event_id);
 		values[Anum_bonus_allocations_bonus_id - 1] = PointerGetDatum(b->id);
 		values[Anum_bonus_allocations_amount - 1] = amount_get_datum(b->take);
+		values[Anum_bonus_allocations_held - 1] = amount_get_datum(0);
+		values[Anum_bonus_allocations_ordinal - 1] = Int32GetDatum(i + 1);
+		values[Anum_bonus_allocations_expired - 1] = BoolGetDatum(false);
 		relation_insert(set, TABLE_BONUS_ALLOCATIONS, values, nulls);
 	}
 }

@@ -49,8 +49,15 @@ static const char *const indexes[INDEX_COUNT] = {
 	[INDEX_SUBSCRIPTIONS_PKEY] = "subscriptions_pkey",
 	[INDEX_LIMIT_OVERRIDES_LOOKUP] = "idx_limit_overrides_lookup",
 	[INDEX_USAGE_TRACKING_QUOTA_LOOKUP] = "idx_usage_tracking_quota_lookup",
+	[INDEX_USAGE_HISTORY_ACCOUNT] = "idx_usage_history_account",
+	[INDEX_USER_BONUSES_PKEY] = "user_bonuses_pkey",
 	[INDEX_USER_BONUSES_AVAILABLE] = "idx_user_bonuses_available",
+	[INDEX_USER_BONUSES_USER] = "idx_user_bonuses_user",
+	[INDEX_USAGE_EVENTS_PKEY] = "usage_events_pkey",
 	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = "idx_usage_events_idempotency_lookup",
+	[INDEX_USAGE_EVENTS_REFERS_TO] = "idx_usage_events_refers_to",
+	[INDEX_USAGE_EVENTS_HOLDS] = "idx_usage_events_holds",
+	[INDEX_BONUS_ALLOCATIONS_PKEY] = "bonus_allocations_pkey",
 };
 
 /*

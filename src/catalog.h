@@ -36,16 +36,23 @@ typedef enum QuotaIndex
 	INDEX_SUBSCRIPTIONS_PKEY,
 	INDEX_LIMIT_OVERRIDES_LOOKUP,
 	INDEX_USAGE_TRACKING_QUOTA_LOOKUP,
+	INDEX_USAGE_HISTORY_ACCOUNT,
+	INDEX_USER_BONUSES_PKEY,
 	INDEX_USER_BONUSES_AVAILABLE,
-	INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP
+	INDEX_USER_BONUSES_USER,
+	INDEX_USAGE_EVENTS_PKEY,
+	INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP,
+	INDEX_USAGE_EVENTS_REFERS_TO,
+	INDEX_USAGE_EVENTS_HOLDS,
+	INDEX_BONUS_ALLOCATIONS_PKEY
 } QuotaIndex;
-#define INDEX_COUNT		(INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP + 1)
+#define INDEX_COUNT		(INDEX_BONUS_ALLOCATIONS_PKEY + 1)
 
 enum
 {
 	Anum_metrics_metric = 1,
 	Anum_metrics_kind,
-	Natts_metrics = 6
+	Natts_metrics = 10
 };
 
 enum
@@ -68,7 +75,16 @@ enum
 	Anum_plan_limits_period,
 	Anum_plan_limits_limit_amount,
 	Anum_plan_limits_anchor,
-	Natts_plan_limits = 6
+	Anum_plan_limits_overage_price,
+	Anum_plan_limits_mode,
+	Anum_plan_limits_spend_cap,
+	Anum_plan_limits_repay_overage,
+	Anum_plan_limits_algorithm,
+	Anum_plan_limits_burst,
+	Anum_plan_limits_rollover_min,
+	Anum_plan_limits_rollover_max,
+	Anum_plan_limits_rollover_ttl,
+	Natts_plan_limits = Anum_plan_limits_rollover_ttl
 };
 
 enum
@@ -77,7 +93,12 @@ enum
 	Anum_subscriptions_plan,
 	Anum_subscriptions_anchor,
 	Anum_subscriptions_time_zone,
-	Natts_subscriptions = 6
+	Anum_subscriptions_created_at,
+	Anum_subscriptions_updated_at,
+	Anum_subscriptions_parent,
+	Anum_subscriptions_pending_plan,
+	Anum_subscriptions_pending_at,
+	Natts_subscriptions = 10
 };
 
 enum
@@ -103,7 +124,12 @@ enum
 	Anum_usage_tracking_overage,
 	Anum_usage_tracking_held,
 	Anum_usage_tracking_anchor,
-	Natts_usage_tracking = Anum_usage_tracking_anchor
+	Anum_usage_tracking_cost,
+	Anum_usage_tracking_held_cost,
+	Anum_usage_tracking_holds_expire_at,
+	Anum_usage_tracking_rate_at,
+	Anum_usage_tracking_rate_state,
+	Natts_usage_tracking = Anum_usage_tracking_rate_state
 };
 
 enum
@@ -119,7 +145,10 @@ enum
 	Anum_usage_history_overage,
 	Anum_usage_history_limit_amount,
 	Anum_usage_history_closed_at,
-	Natts_usage_history = Anum_usage_history_closed_at
+	Anum_usage_history_cost,
+	Anum_usage_history_held,
+	Anum_usage_history_held_cost,
+	Natts_usage_history = Anum_usage_history_held_cost
 };
 
 enum
@@ -135,7 +164,14 @@ enum
 	Anum_user_bonuses_reason,
 	Anum_user_bonuses_granted_at,
 	Anum_user_bonuses_available,
-	Natts_user_bonuses = Anum_user_bonuses_available
+	Anum_user_bonuses_held_amount,
+	Anum_user_bonuses_given_amount,
+	Anum_user_bonuses_voided_at,
+	Anum_user_bonuses_giftable,
+	Anum_user_bonuses_unit_cost,
+	Anum_user_bonuses_currency,
+	Anum_user_bonuses_transaction_id,
+	Natts_user_bonuses = Anum_user_bonuses_transaction_id
 };
 
 enum
@@ -152,7 +188,17 @@ enum
 	Anum_usage_events_outcome,
 	Anum_usage_events_metadata,
 	Anum_usage_events_created_at,
-	Natts_usage_events = Anum_usage_events_created_at
+	Anum_usage_events_overage,
+	Anum_usage_events_cost,
+	Anum_usage_events_requested,
+	Anum_usage_events_effective_at,
+	Anum_usage_events_refers_to,
+	Anum_usage_events_expires_at,
+	Anum_usage_events_held,
+	Anum_usage_events_held_bonus,
+	Anum_usage_events_held_overage,
+	Anum_usage_events_held_cost,
+	Natts_usage_events = Anum_usage_events_held_cost
 };
 
 enum
@@ -160,7 +206,10 @@ enum
 	Anum_bonus_allocations_event_id = 1,
 	Anum_bonus_allocations_bonus_id,
 	Anum_bonus_allocations_amount,
-	Natts_bonus_allocations = Anum_bonus_allocations_amount
+	Anum_bonus_allocations_held,
+	Anum_bonus_allocations_ordinal,
+	Anum_bonus_allocations_expired,
+	Natts_bonus_allocations = Anum_bonus_allocations_expired
 };
 
 enum

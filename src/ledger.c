@@ -178,6 +178,10 @@ ledger_insert(RelationSet *set, const Request *request, const LimitSet *limits,
 	values[Anum_usage_events_metadata - 1] = request->metadata;
 	nulls[Anum_usage_events_metadata - 1] = (request->metadata == (Datum) 0);
 	values[Anum_usage_events_created_at - 1] = TimestampTzGetDatum(at);
+	values[Anum_usage_events_overage - 1] = amount_get_datum(0);
+	values[Anum_usage_events_cost - 1] = amount_get_datum(0);
+	for (int i = Anum_usage_events_requested; i <= Natts_usage_events; i++)
+		nulls[i - 1] = true;
 
 	if (key)
 	{

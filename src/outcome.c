@@ -36,7 +36,11 @@ enum
 	Anum_outcome_resets_at,
 	Anum_outcome_retry_after,
 	Anum_outcome_event_id,
-	Natts_outcome = Anum_outcome_event_id
+	Anum_outcome_binding_user_id,
+	Anum_outcome_granted,
+	Anum_outcome_reservation_id,
+	Anum_outcome_shortfall,
+	Natts_outcome = Anum_outcome_shortfall
 };
 
 /* A value of type quota.outcome, palloc'd in the current context */
@@ -70,7 +74,7 @@ form_datum(const Outcome *o)
 	SET(Anum_outcome_used, amount_get_datum(o->used));
 	SET(Anum_outcome_bonus_remaining, amount_get_datum(o->bonus_remaining));
 	SET(Anum_outcome_overage, amount_get_datum(o->overage));
-	SET(Anum_outcome_cost, amount_get_datum(0));
+	SET(Anum_outcome_cost, money_get_datum(o->cost));
 	SET(Anum_outcome_period_start, TimestampTzGetDatum(o->period_start));
 	SET_NULL_IF(Anum_outcome_period_start, o->no_limit);
 	SET(Anum_outcome_resets_at, TimestampTzGetDatum(o->resets_at));
@@ -80,6 +84,13 @@ form_datum(const Outcome *o)
 	SET_NULL_IF(Anum_outcome_retry_after, o->retry_after == DECISION_NEVER);
 	SET(Anum_outcome_event_id, UUIDPGetDatum(&o->event_id));
 	SET_NULL_IF(Anum_outcome_event_id, !o->has_event);
+	SET(Anum_outcome_binding_user_id, UUIDPGetDatum(&o->binding_user_id));
+	SET_NULL_IF(Anum_outcome_binding_user_id, o->no_limit);
+	SET(Anum_outcome_granted, amount_get_datum(o->granted));
+	SET(Anum_outcome_reservation_id, UUIDPGetDatum(&o->reservation_id));
+	SET_NULL_IF(Anum_outcome_reservation_id, !o->has_reservation);
+	SET(Anum_outcome_shortfall, amount_get_datum(o->shortfall));
+	SET_NULL_IF(Anum_outcome_shortfall, !o->has_shortfall);
 #undef SET
 #undef SET_NULL_IF
 
@@ -137,13 +148,17 @@ outcome_from_datum(Datum datum, Outcome *o)
 	o->no_limit = ISNULL(Anum_outcome_period);
 	o->remaining = AMOUNT(Anum_outcome_remaining);
 	o->limit_amount = AMOUNT(Anum_outcome_limit_amount);
-	o->bonus_used = AMOUNT(Anum_outcome_bonus_used);
+	o->bonus_used = ISNULL(Anum_outcome_bonus_used) ? 0 :
+		amount_from_signed_datum(VALUE(Anum_outcome_bonus_used));
 	o->reason = STRING(Anum_outcome_reason);
 	o->metric = STRING(Anum_outcome_metric);
 	o->period = STRING(Anum_outcome_period);
 	o->used = AMOUNT(Anum_outcome_used);
 	o->bonus_remaining = AMOUNT(Anum_outcome_bonus_remaining);
-	o->overage = AMOUNT(Anum_outcome_overage);
+	o->overage = ISNULL(Anum_outcome_overage) ? 0 :
+		amount_from_signed_datum(VALUE(Anum_outcome_overage));
+	o->cost = ISNULL(Anum_outcome_cost) ? 0 :
+		money_from_datum(VALUE(Anum_outcome_cost));
 	o->period_start = DatumGetTimestampTz(VALUE(Anum_outcome_period_start));
 	o->resets_at = ISNULL(Anum_outcome_resets_at) ? DT_NOEND :
 		DatumGetTimestampTz(VALUE(Anum_outcome_resets_at));
@@ -152,6 +167,15 @@ outcome_from_datum(Datum datum, Outcome *o)
 	o->has_event = !ISNULL(Anum_outcome_event_id);
 	if (o->has_event)
 		o->event_id = *DatumGetUUIDP(VALUE(Anum_outcome_event_id));
+	if (!ISNULL(Anum_outcome_binding_user_id))
+		o->binding_user_id = *DatumGetUUIDP(VALUE(Anum_outcome_binding_user_id));
+	o->granted = ISNULL(Anum_outcome_granted) ? 0 :
+		amount_from_signed_datum(VALUE(Anum_outcome_granted));
+	o->has_reservation = !ISNULL(Anum_outcome_reservation_id);
+	if (o->has_reservation)
+		o->reservation_id = *DatumGetUUIDP(VALUE(Anum_outcome_reservation_id));
+	o->has_shortfall = !ISNULL(Anum_outcome_shortfall);
+	o->shortfall = AMOUNT(Anum_outcome_shortfall);
 #undef VALUE
 #undef ISNULL
 #undef AMOUNT

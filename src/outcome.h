@@ -28,6 +28,13 @@ typedef struct Outcome
 	Amount		used;
 	Amount		bonus_remaining;
 	Amount		overage;
+	Money		cost;
+	Amount		granted;		/* moved by the call; negative: given back */
+	bool		has_shortfall;
+	Amount		shortfall;
+	pg_uuid_t	binding_user_id;	/* null if no_limit */
+	bool		has_reservation;
+	pg_uuid_t	reservation_id;
 	TimestampTz period_start;	/* null if no_limit */
 	TimestampTz resets_at;		/* DT_NOEND = null */
 	int64		retry_after;	/* microseconds; DECISION_NEVER = null */

@@ -226,6 +226,8 @@ charge_outcome(const Charge *charge, const LimitReport *report, Outcome *o)
 	o->reason = decision_reason_name(d->reason);
 	o->metric = charge->limits.metric;
 	o->bonus_used = d->from_bonus;
+	o->granted = d->from_allowance + d->from_bonus;
+	o->binding_user_id = charge->limits.user_id;
 	o->remaining = report->remaining;
 	o->unlimited = report->unlimited;
 	o->used = report->used;

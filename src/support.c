@@ -26,6 +26,7 @@
 PG_FUNCTION_INFO_V1(quota_canonical_period);
 PG_FUNCTION_INFO_V1(quota_valid_time_zone);
 PG_FUNCTION_INFO_V1(quota_valid_limit);
+PG_FUNCTION_INFO_V1(quota_valid_price);
 PG_FUNCTION_INFO_V1(quota_checked_amount);
 PG_FUNCTION_INFO_V1(quota_clock);
 PG_FUNCTION_INFO_V1(quota_new_id);
@@ -103,6 +104,14 @@ quota_valid_limit(PG_FUNCTION_ARGS)
 {
 	if (!PG_ARGISNULL(0))
 		amount_check_limit(PG_GETARG_NUMERIC(0));
+	PG_RETURN_BOOL(true);
+}
+
+Datum
+quota_valid_price(PG_FUNCTION_ARGS)
+{
+	if (!PG_ARGISNULL(0))
+		amount_check_price(PG_GETARG_NUMERIC(0));
 	PG_RETURN_BOOL(true);
 }
 
