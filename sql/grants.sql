@@ -26,7 +26,7 @@ DECLARE
 						quota.clear_limit_override';
 	v_catalogue		text := 'quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits';
 	-- a CHECK constraint and a trigger of the catalogue call these as the role that writes
-	v_constraints	text := 'quota.valid_limit, quota.canonical_period';
+	v_constraints	text := 'quota.valid_limit, quota.valid_price, quota.canonical_period';
 BEGIN
 	-- GRANT by somebody else would only warn and grant nothing
 	IF NOT pg_has_role(current_user, v_owner, 'USAGE') THEN
