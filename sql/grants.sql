@@ -19,10 +19,12 @@ DECLARE
 	v_role			name := (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = p_role);
 
 	v_app			text := 'quota.check_and_consume_quota, quota.check_quota, quota.require_quota,
-						quota.get_user_quota_status';
+						quota.consume_up_to, quota.consume_quotas, quota.consume_quota_batch,
+						quota.reserve_quota, quota.settle_reservation, quota.cancel_reservation,
+						quota.refund_quota, quota.release_quota, quota.get_user_quota_status';
 	v_monitor		text := 'quota.check_quota, quota.get_user_quota_status, quota.get_users_near_quota_limit,
 						quota.verify_ledger, quota.clock, quota.resolve_metric, quota.period_bounds';
-	v_admin			text := 'quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
+	v_admin			text := 'quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
 						quota.clear_limit_override';
 	v_catalogue		text := 'quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits';
 	-- a CHECK constraint and a trigger of the catalogue call these as the role that writes

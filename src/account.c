@@ -45,7 +45,7 @@ void
 account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 			 RelationView view, Account *account)
 {
-	TupleTableSlot *slot = account->slot;
+	TupleTableSlot *slot = relation_slot(set, TABLE_USAGE_TRACKING);
 	Datum		keys[3];
 	Datum		datum;
 	bool		isnull;
@@ -54,8 +54,7 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	account->limits = limits;
 	account->limit = limit;
 	account->holds_expire_at = DT_NOEND;
-	account->slot = slot ? slot : relation_slot(set, TABLE_USAGE_TRACKING);
-	slot = account->slot;
+	account->slot = slot;
 
 	keys[0] = UUIDPGetDatum(&limits->user_id);
 	keys[1] = CStringGetTextDatum(limits->metric);
@@ -157,16 +156,151 @@ account_roll(Account *account, TimestampTz now)
 	account->current = next;
 }
 
-/* What the decision needs to know of an account */
+/*
+ * End the current period now, before its time, and begin the rest of it.  It
+ * includes "now", because events of this very instant count in it.
+ */
 void
-account_state(const Account *account, WindowState *state)
+account_end_period(Account *account, TimestampTz now)
 {
-	state->unlimited = account->limit->unlimited;
-	state->limit = account->limit->amount;
-	state->used = account->current.used;
-	state->held = account->current.held;
-	state->length = period_length(&account->limit->period);
-	state->resets_at = account->current.end;
+	AccountPeriod next;
+
+	/* one that was just rolled has nothing in it that could be ended */
+	if (!account->exists || account->closing)
+		return;
+	account->changed = true;
+	now = Min(now + 1, account->current.end);
+	memset(&next, 0, sizeof(next));
+	next.start = now;
+	next.end = account->current.end;
+	account->closing = true;
+	account->closed = account->current;
+	account->closed.end = now;
+	account->current = next;
+}
+
+static bool
+period_contains(const AccountPeriod *p, TimestampTz at)
+{
+	return at >= p->start && at < p->end;
+}
+
+/* Read a closed period from its row, which the slot holds */
+static void
+read_history(TupleTableSlot *slot, AccountPeriod *p)
+{
+	bool		isnull;
+
+	slot_getallattrs(slot);
+	memset(p, 0, sizeof(*p));
+	p->start = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_history_period_start, &isnull));
+	p->end = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_history_period_end, &isnull));
+	p->used = amount_attr(slot, Anum_usage_history_used);
+	p->bonus_used = amount_attr(slot, Anum_usage_history_bonus_used);
+	p->overage = amount_attr(slot, Anum_usage_history_overage);
+	p->cost = money_attr(slot, Anum_usage_history_cost);
+	p->held = amount_attr(slot, Anum_usage_history_held);
+	p->held_cost = money_attr(slot, Anum_usage_history_held_cost);
+}
+
+/*
+ * The period of an account that contains an instant: the current one, the one
+ * that is about to be closed, or one of the history.  NULL if it is not kept.
+ */
+AccountPeriod *
+account_period_at(RelationSet *set, Account *account, RelationView view,
+				  TimestampTz at)
+{
+	Datum		keys[3];
+	RelationScan *scan;
+	PastPeriod *past;
+	ListCell   *lc;
+	bool		found;
+
+	if (!account->exists)
+		return NULL;
+	if (at >= account->current.start)
+		return &account->current;
+	if (account->closing && period_contains(&account->closed, at))
+		return &account->closed;
+	foreach(lc, account->past)
+	{
+		past = lfirst(lc);
+		if (period_contains(&past->period, at))
+			return &past->period;
+	}
+
+	past = palloc0(sizeof(PastPeriod));
+	past->slot = relation_slot(set, TABLE_USAGE_HISTORY);
+	keys[0] = UUIDPGetDatum(&account->limits->user_id);
+	keys[1] = CStringGetTextDatum(account->limits->metric);
+	keys[2] = CStringGetTextDatum(account->limit->period_name);
+	scan = relation_scan_begin_range(set, INDEX_USAGE_HISTORY_ACCOUNT, 3, keys,
+									 DT_NOBEGIN, at, true, view);
+	found = relation_scan_next(scan, past->slot);
+	relation_scan_end(scan);
+	if (!found)
+		return NULL;
+	read_history(past->slot, &past->period);
+	if (!period_contains(&past->period, at))
+		return NULL;
+	account->past = lappend(account->past, past);
+	return &past->period;
+}
+
+/* What the decision needs to know of a period of an account */
+void
+account_state(const Account *account, const AccountPeriod *p, WindowState *state)
+{
+	const QuotaLimit *limit = account->limit;
+
+	state->mode = limit->mode;
+	state->unlimited = limit->unlimited;
+	state->limit = limit->amount;
+	state->used = p->used;
+	state->held = p->held;
+	state->length = period_length(&limit->period);
+	state->resets_at = p->end;
+	state->price = limit->price;
+	state->capped = limit->capped;
+	state->spend_cap = limit->spend_cap;
+	state->cost = p->cost + p->held_cost;
+}
+
+/*
+ * Add to a period, which account_period_at() returned, what was moved: to the
+ * allowance its parts, to a rate window all units
+ */
+void
+account_move(Account *account, AccountPeriod *p, bool allowance,
+			 const Movement *moved)
+{
+	ListCell   *lc;
+
+	if (allowance)
+	{
+		p->used += moved->used.allowance;
+		p->bonus_used += moved->used.bonus;
+		p->overage += moved->used.overage;
+		p->cost += moved->used.cost;
+		p->held += moved->held.allowance;
+		p->held_cost += moved->held.cost;
+	}
+	else
+	{
+		p->used += parts_total(&moved->used);
+		p->held += parts_total(&moved->held);
+	}
+
+	if (p == &account->current || p == &account->closed)
+		account->changed = true;
+	foreach(lc, account->past)
+	{
+		PastPeriod *past = lfirst(lc);
+
+		if (p == &past->period)
+			past->changed = true;
+	}
 }
 
 static void
@@ -201,6 +335,23 @@ account_form(const Account *account, const AccountPeriod *p,
 	nulls[Anum_usage_tracking_rate_state - 1] = true;
 }
 
+/* Lock the closed periods that are to be written, under the account's lock */
+static AccountLock
+lock_past(RelationSet *set, Account *account)
+{
+	AccountLock result = ACCOUNT_UNCHANGED;
+	ListCell   *lc;
+
+	foreach(lc, account->past)
+	{
+		PastPeriod *past = lfirst(lc);
+
+		if (relation_lock(set, TABLE_USAGE_HISTORY, past->slot, true) != ROW_UNCHANGED)
+			result = ACCOUNT_CHANGED;
+	}
+	return result;
+}
+
 /*
  * Lock an account, creating it if need be.  Only an account that is as it was
  * read can be written; otherwise everything about it has to be read again
@@ -224,7 +375,7 @@ account_lock(RelationSet *set, Account *account, bool wait)
 		switch (relation_lock(set, TABLE_USAGE_TRACKING, account->slot, wait))
 		{
 			case ROW_UNCHANGED:
-				return ACCOUNT_UNCHANGED;
+				return account->past == NIL ? ACCOUNT_UNCHANGED : lock_past(set, account);
 			case ROW_CHANGED:
 				account->waited = true;
 				return ACCOUNT_CHANGED;
@@ -280,15 +431,49 @@ write_history(RelationSet *set, const Account *account, TimestampTz closed_at)
 	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls);
 }
 
-/* Write account->current.  account_lock() said ACCOUNT_UNCHANGED. */
+/* Write a closed period whose counters were corrected */
+static void
+rewrite_history(RelationSet *set, const PastPeriod *past)
+{
+	Datum		values[Natts_usage_history];
+	bool		nulls[Natts_usage_history];
+	const AccountPeriod *p = &past->period;
+
+	slot_getallattrs(past->slot);
+	memcpy(values, past->slot->tts_values, sizeof(values));
+	memcpy(nulls, past->slot->tts_isnull, sizeof(nulls));
+	set_amount(values, Anum_usage_history_used, p->used);
+	set_amount(values, Anum_usage_history_bonus_used, p->bonus_used);
+	set_amount(values, Anum_usage_history_overage, p->overage);
+	values[Anum_usage_history_cost - 1] = money_get_datum(p->cost);
+	set_amount(values, Anum_usage_history_held, p->held);
+	values[Anum_usage_history_held_cost - 1] = money_get_datum(p->held_cost);
+	relation_update(set, TABLE_USAGE_HISTORY, past->slot, values, nulls);
+}
+
+/*
+ * Write the periods of an account that have changed.  account_lock() said
+ * ACCOUNT_UNCHANGED.
+ */
 void
 account_write(RelationSet *set, Account *account, TimestampTz now)
 {
 	Datum		values[Natts_usage_tracking];
 	bool		nulls[Natts_usage_tracking];
+	ListCell   *lc;
 
-	account_form(account, &account->current, values, nulls);
-	relation_update(set, TABLE_USAGE_TRACKING, account->slot, values, nulls);
-	if (account->closing)
-		write_history(set, account, now);
+	if (account->changed)
+	{
+		account_form(account, &account->current, values, nulls);
+		relation_update(set, TABLE_USAGE_TRACKING, account->slot, values, nulls);
+		if (account->closing)
+			write_history(set, account, now);
+	}
+	foreach(lc, account->past)
+	{
+		PastPeriod *past = lfirst(lc);
+
+		if (past->changed)
+			rewrite_history(set, past);
+	}
 }

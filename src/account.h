@@ -34,10 +34,20 @@ typedef struct Account
 	bool		closing;		/* "closed" is to go to the history */
 	AccountPeriod closed;
 	AccountPeriod current;		/* as of the time of the decision */
+	bool		changed;		/* "current" is to be written */
+	List	   *past;			/* PastPeriod: those that a request is about */
 	bool		has_anchor;
 	TimestampTz anchor;			/* of a first_use limit */
 	TimestampTz holds_expire_at;	/* no hold ends before; DT_NOEND = none */
 } Account;
+
+/* A period that was closed earlier, in its row of the history */
+typedef struct PastPeriod
+{
+	TupleTableSlot *slot;
+	AccountPeriod period;
+	bool		changed;
+} PastPeriod;
 
 typedef enum AccountLock
 {
@@ -54,7 +64,13 @@ extern void account_read(RelationSet *set, const LimitSet *limits,
 						 const QuotaLimit *limit, RelationView view, Account *account);
 extern void account_register(RelationSet *set, const Account *account);
 extern void account_roll(Account *account, TimestampTz now);
-extern void account_state(const Account *account, WindowState *state);
+extern AccountPeriod *account_period_at(RelationSet *set, Account *account,
+										RelationView view, TimestampTz at);
+extern void account_state(const Account *account, const AccountPeriod *p,
+						  WindowState *state);
+extern void account_move(Account *account, AccountPeriod *p, bool allowance,
+						 const Movement *moved);
+extern void account_end_period(Account *account, TimestampTz now);
 extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);
 extern void account_write(RelationSet *set, Account *account, TimestampTz now);
 

@@ -174,6 +174,45 @@ amount_from_argument(Numeric num)
 	return amount;
 }
 
+/* The same, but it may be 0: what was used in the end, the level of a gauge */
+Amount
+amount_from_argument_or_zero(Numeric num)
+{
+	Amount		amount = 0;
+	int			sign;
+	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
+
+	if (sign < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("amount must not be negative"),
+				 errdetail("The amount is %s.",
+						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
+				 errhint("Quota is never given back by a negative amount.")));
+	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
+					   "amount", AMOUNT_DECIMALS, "10^18", num);
+	return amount;
+}
+
+/* By how much an admin changes what is used: anything but 0 */
+Amount
+amount_from_difference(Numeric num)
+{
+	Amount		amount = 0;
+	int			sign;
+	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
+
+	if (sign == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("adjustment must not be zero"),
+				 errhint("Pass the units to add to the usage, or to take off it as a negative number.")));
+	raise_unless_exact(fit == FIT_EXACT && (amount >= AMOUNT_BOUND || amount <= -AMOUNT_BOUND) ?
+					   FIT_TOO_LARGE : fit,
+					   "adjustment", AMOUNT_DECIMALS, "10^18", num);
+	return amount;
+}
+
 /* Raise 22023 unless this can be a limit: 0 or above, exact, below 10^18 */
 void
 amount_check_limit(Numeric num)

@@ -17,6 +17,8 @@ extern Amount amount_from_signed_datum(Datum numeric);
 extern Price price_from_datum(Datum numeric);
 extern Money money_from_datum(Datum numeric);
 extern Amount amount_from_argument(Numeric num);
+extern Amount amount_from_argument_or_zero(Numeric num);
+extern Amount amount_from_difference(Numeric num);
 extern void amount_check_limit(Numeric num);
 extern void amount_check_price(Numeric num);
 extern Datum amount_get_datum(Amount amount);

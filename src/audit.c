@@ -15,12 +15,12 @@
 #include "id.h"
 
 /*
- * Log a decision.  "waited" tells that the call met another one on the same
+ * Log a decision on a request of units that a subject made.  "waited" tells that the call met another one on the same
  * account and had to wait for it.
  */
 void
-audit_insert(RelationSet *set, const Request *request, const Outcome *outcome,
-			 bool waited, TimestampTz at)
+audit_insert(RelationSet *set, const pg_uuid_t *user_id, const char *action,
+			 Amount attempted, const Outcome *outcome, bool waited, TimestampTz at)
 {
 	Datum		values[Natts_quota_audit_log] = {0};
 	bool		nulls[Natts_quota_audit_log] = {false};
@@ -28,9 +28,9 @@ audit_insert(RelationSet *set, const Request *request, const Outcome *outcome,
 
 	id_generate(at, &id);
 	values[Anum_quota_audit_log_id - 1] = UUIDPGetDatum(&id);
-	values[Anum_quota_audit_log_user_id - 1] = UUIDPGetDatum(&request->user_id);
+	values[Anum_quota_audit_log_user_id - 1] = UUIDPGetDatum(user_id);
 	values[Anum_quota_audit_log_metric - 1] = CStringGetTextDatum(outcome->metric);
-	values[Anum_quota_audit_log_attempted_amount - 1] = amount_get_datum(request->amount);
+	values[Anum_quota_audit_log_attempted_amount - 1] = amount_get_datum(attempted);
 	values[Anum_quota_audit_log_success - 1] = BoolGetDatum(outcome->allowed);
 	values[Anum_quota_audit_log_reason - 1] =
 		CStringGetTextDatum(outcome->already_processed ? "replay" : outcome->reason);
@@ -42,7 +42,7 @@ audit_insert(RelationSet *set, const Request *request, const Outcome *outcome,
 	if (outcome->period)
 		values[Anum_quota_audit_log_period - 1] = CStringGetTextDatum(outcome->period);
 	nulls[Anum_quota_audit_log_period - 1] = (outcome->period == NULL);
-	values[Anum_quota_audit_log_action - 1] = CStringGetTextDatum("consume");
+	values[Anum_quota_audit_log_action - 1] = CStringGetTextDatum(action);
 	values[Anum_quota_audit_log_event_id - 1] = UUIDPGetDatum(&outcome->event_id);
 	nulls[Anum_quota_audit_log_event_id - 1] = !outcome->has_event;
 	values[Anum_quota_audit_log_waited - 1] = BoolGetDatum(waited);

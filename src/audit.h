@@ -10,9 +10,9 @@
 
 #include "outcome.h"
 #include "relation.h"
-#include "request.h"
 
-extern void audit_insert(RelationSet *set, const Request *request,
+extern void audit_insert(RelationSet *set, const pg_uuid_t *user_id,
+						 const char *action, Amount attempted,
 						 const Outcome *outcome, bool waited,
 						 TimestampTz at);
 

@@ -18,40 +18,32 @@
 #include "amount_numeric.h"
 #include "bonus.h"
 
-/* A bonus and its row, sorted together */
-typedef struct BonusRow
+static Amount
+amount_attr(TupleTableSlot *slot, int attnum)
 {
-	BonusState	state;
-	ItemPointerData tid;
-} BonusRow;
+	bool		isnull;
 
-static int
-compare_rows(const void *a, const void *b)
-{
-	return bonus_compare(&((const BonusRow *) a)->state,
-						 &((const BonusRow *) b)->state);
+	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
 }
 
-/* Read one row; returns false if it cannot be used at "now" */
-static bool
-read_row(TupleTableSlot *slot, TimestampTz now, BonusRow *row)
+static void
+read_row(TupleTableSlot *slot, TimestampTz now, BonusState *b, BonusRow *row)
 {
-	BonusState *b = &row->state;
 	bool		isnull;
 	Datum		datum;
 
+	memset(b, 0, sizeof(*b));
 	memset(row, 0, sizeof(*row));
+	row->tid = slot->tts_tid;
+	row->used = amount_attr(slot, Anum_user_bonuses_used_amount);
+	row->held = amount_attr(slot, Anum_user_bonuses_held_amount);
 	datum = slot_getattr(slot, Anum_user_bonuses_expires_at, &isnull);
 	b->expires_at = isnull ? DECISION_NEVER : DatumGetTimestampTz(datum);
-	if (b->expires_at <= now)
-		return false;
-
-	b->left = amount_from_datum(slot_getattr(slot, Anum_user_bonuses_amount, &isnull)) -
-		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_used_amount, &isnull)) -
-		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_held_amount, &isnull)) -
-		amount_from_datum(slot_getattr(slot, Anum_user_bonuses_given_amount, &isnull));
-	if (b->left <= 0)
-		return false;
+	(void) slot_getattr(slot, Anum_user_bonuses_voided_at, &isnull);
+	row->useless = b->expires_at <= now || !isnull;
+	if (!row->useless)
+		b->left = amount_attr(slot, Anum_user_bonuses_amount) - row->used - row->held -
+			amount_attr(slot, Anum_user_bonuses_given_amount);
 
 	b->priority = DatumGetInt32(slot_getattr(slot, Anum_user_bonuses_priority, &isnull));
 	b->granted_at = DatumGetTimestampTz(slot_getattr(slot, Anum_user_bonuses_granted_at, &isnull));
@@ -59,11 +51,52 @@ read_row(TupleTableSlot *slot, TimestampTz now, BonusRow *row)
 	b->paid = strcmp(TextDatumGetCString(datum), "paid") == 0;
 	datum = slot_getattr(slot, Anum_user_bonuses_id, &isnull);
 	memcpy(b->id, DatumGetUUIDP(datum)->data, UUID_LEN);
-	row->tid = slot->tts_tid;
-	return true;
 }
 
-/* Read the bonuses that can be used at "now", in the order of their use */
+/* Add the row in the slot */
+static void
+append_row(BonusSet *bonuses, TupleTableSlot *slot, TimestampTz now)
+{
+	if (bonuses->n == bonuses->room)
+	{
+		int			room = bonuses->room ? bonuses->room * 2 : 4;
+
+		bonuses->bonuses = bonuses->room ?
+			repalloc(bonuses->bonuses, room * sizeof(BonusState)) :
+			palloc(room * sizeof(BonusState));
+		bonuses->rows = bonuses->room ?
+			repalloc(bonuses->rows, room * sizeof(BonusRow)) :
+			palloc(room * sizeof(BonusRow));
+		bonuses->room = room;
+	}
+	read_row(slot, now, &bonuses->bonuses[bonuses->n], &bonuses->rows[bonuses->n]);
+	bonuses->n++;
+}
+
+/* Into the order of use.  Few bonuses, mostly sorted: by insertion. */
+static void
+sort_bonuses(BonusSet *bonuses)
+{
+	for (int i = 1; i < bonuses->n; i++)
+	{
+		BonusState	state = bonuses->bonuses[i];
+		BonusRow	row = bonuses->rows[i];
+		int			j = i;
+
+		for (; j > 0 && bonus_compare(&bonuses->bonuses[j - 1], &state) > 0; j--)
+		{
+			bonuses->bonuses[j] = bonuses->bonuses[j - 1];
+			bonuses->rows[j] = bonuses->rows[j - 1];
+		}
+		bonuses->bonuses[j] = state;
+		bonuses->rows[j] = row;
+	}
+}
+
+/*
+ * Read the bonuses that can be used at "now", in the order of their use.
+ * Those that are set aside as a whole are among them, with nothing left.
+ */
 void
 bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 		   TimestampTz now, RelationView view, BonusSet *out)
@@ -71,8 +104,6 @@ bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USER_BONUSES);
 	RelationScan *scan;
 	Datum		keys[2];
-	BonusRow   *rows = NULL;
-	int			room = 0;
 
 	memset(out, 0, sizeof(*out));
 	keys[0] = UUIDPGetDatum(user_id);
@@ -80,35 +111,88 @@ bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	scan = relation_scan_begin(set, INDEX_USER_BONUSES_AVAILABLE, 2, keys, view);
 	while (relation_scan_next(scan, slot))
 	{
-		if (out->n == room)
-		{
-			room = room ? room * 2 : 8;
-			rows = rows ? repalloc(rows, room * sizeof(BonusRow)) :
-				palloc(room * sizeof(BonusRow));
-		}
-		if (read_row(slot, now, &rows[out->n]))
-			out->n++;
-		else
+		append_row(out, slot, now);
+		if (out->rows[out->n - 1].useless)
 		{
 			ItemPointerData *tid = palloc(sizeof(ItemPointerData));
 
 			*tid = slot->tts_tid;
-			out->expired = lappend(out->expired, tid);
+			out->others = lappend(out->others, tid);
+			out->n--;
 		}
 	}
 	relation_scan_end(scan);
 	ExecClearTuple(slot);
-	if (out->n == 0)
-		return;
+	sort_bonuses(out);
+}
 
-	qsort(rows, out->n, sizeof(BonusRow), compare_rows);
-	out->bonuses = palloc(out->n * sizeof(BonusState));
-	out->tids = palloc(out->n * sizeof(ItemPointerData));
-	for (int i = 0; i < out->n; i++)
+/*
+ * Read the bonuses that something was taken from, in the order of their use,
+ * whether they can be used or not
+ */
+void
+bonus_read_used(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+				TimestampTz now, RelationView view, BonusSet *out)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USER_BONUSES);
+	Datum		key = UUIDPGetDatum(user_id);
+	RelationScan *scan = relation_scan_begin(set, INDEX_USER_BONUSES_USER, 1, &key, view);
+
+	memset(out, 0, sizeof(*out));
+	while (relation_scan_next(scan, slot))
 	{
-		out->bonuses[i] = rows[i].state;
-		out->tids[i] = rows[i].tid;
+		bool		isnull;
+		Datum		datum = slot_getattr(slot, Anum_user_bonuses_metric, &isnull);
+
+		if (strcmp(TextDatumGetCString(datum), metric) != 0)
+			continue;
+		append_row(out, slot, now);
+		if (out->rows[out->n - 1].used == 0)
+			out->n--;
 	}
+	relation_scan_end(scan);
+	ExecClearTuple(slot);
+	sort_bonuses(out);
+}
+
+/*
+ * Have a bonus among those that were read, whatever its state.  Returns its
+ * place, or -1 if it does not exist any more.
+ */
+int
+bonus_add(RelationSet *set, const pg_uuid_t *id, TimestampTz now,
+		  RelationView view, BonusSet *bonuses)
+{
+	TupleTableSlot *slot;
+	Datum		key = UUIDPGetDatum(id);
+
+	for (int i = 0; i < bonuses->n; i++)
+		if (memcmp(bonuses->bonuses[i].id, id->data, UUID_LEN) == 0)
+			return i;
+
+	slot = relation_scratch_slot(set, TABLE_USER_BONUSES);
+	if (!relation_find(set, INDEX_USER_BONUSES_PKEY, 1, &key, view, slot))
+		return -1;
+	append_row(bonuses, slot, now);
+	ExecClearTuple(slot);
+	return bonuses->n - 1;
+}
+
+/* Has any reservation set units aside? */
+bool
+bonus_any_held(const BonusSet *bonuses)
+{
+	for (int i = 0; i < bonuses->n; i++)
+		if (bonuses->rows[i].held > 0)
+			return true;
+	return false;
+}
+
+static bool
+is_written(const BonusSet *bonuses, int i)
+{
+	return bonuses->bonuses[i].take != 0 || bonuses->bonuses[i].hold != 0 ||
+		bonuses->rows[i].lapsed != 0;
 }
 
 /*
@@ -121,84 +205,94 @@ bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)
 	TupleTableSlot *slot;
 	ListCell   *lc;
 
-	if (bonuses->n == 0 && bonuses->expired == NIL)
+	if (bonuses->n == 0 && bonuses->others == NIL)
 		return;
 	slot = relation_scratch_slot(set, TABLE_USER_BONUSES);
-	foreach(lc, bonuses->expired)
+	foreach(lc, bonuses->others)
 	{
 		slot->tts_tid = *(ItemPointer) lfirst(lc);
 		relation_register(set, TABLE_USER_BONUSES, slot);
 	}
 	for (int i = 0; i < bonuses->n; i++)
 	{
-		if (bonuses->bonuses[i].take > 0 && !taken)
+		if (is_written(bonuses, i) && !taken)
 			continue;
-		slot->tts_tid = bonuses->tids[i];
+		slot->tts_tid = bonuses->rows[i].tid;
 		relation_register(set, TABLE_USER_BONUSES, slot);
 	}
 	ExecClearTuple(slot);
 }
 
 /*
- * Write what the decision takes from each bonus.  All rows are locked before
- * the first is written; returns false, with nothing written, if another
+ * Lock the bonuses that are to be written; returns false if another
  * transaction has changed one of them or had to be waited for.
  */
 bool
-bonus_lock_and_take(RelationSet *set, BonusSet *bonuses)
+bonus_lock(RelationSet *set, BonusSet *bonuses)
 {
-	TupleTableSlot **slots = palloc0(bonuses->n * sizeof(TupleTableSlot *));
+	TupleTableSlot **slots;
 	bool		unchanged = true;
 
+	if (bonuses->n == 0)
+		return true;
+	slots = bonuses->slots = palloc0(bonuses->n * sizeof(TupleTableSlot *));
 	for (int i = 0; i < bonuses->n; i++)
 	{
-		if (bonuses->bonuses[i].take == 0)
+		if (!is_written(bonuses, i))
 			continue;
 		slots[i] = relation_slot(set, TABLE_USER_BONUSES);
-		slots[i]->tts_tid = bonuses->tids[i];
+		slots[i]->tts_tid = bonuses->rows[i].tid;
 		if (relation_lock(set, TABLE_USER_BONUSES, slots[i], true) != ROW_UNCHANGED)
 			unchanged = false;
 	}
-	if (!unchanged)
-		return false;
+	return unchanged;
+}
 
+/*
+ * Write what is taken from each bonus and what is set aside of it.
+ * bonus_lock() returned true.
+ */
+void
+bonus_write(RelationSet *set, const BonusSet *bonuses)
+{
 	for (int i = 0; i < bonuses->n; i++)
 	{
 		Datum		values[Natts_user_bonuses];
 		bool		nulls[Natts_user_bonuses];
-		Amount		used;
+		const BonusState *b = &bonuses->bonuses[i];
+		const BonusRow *row = &bonuses->rows[i];
 
-		if (slots[i] == NULL)
+		if (bonuses->slots[i] == NULL)
 			continue;
-		slot_getallattrs(slots[i]);
-		memcpy(values, slots[i]->tts_values, sizeof(values));
-		memcpy(nulls, slots[i]->tts_isnull, sizeof(nulls));
-		used = amount_from_datum(values[Anum_user_bonuses_used_amount - 1]) +
-			bonuses->bonuses[i].take;
-		values[Anum_user_bonuses_used_amount - 1] = amount_get_datum(used);
-		relation_update(set, TABLE_USER_BONUSES, slots[i], values, nulls);
+		slot_getallattrs(bonuses->slots[i]);
+		memcpy(values, bonuses->slots[i]->tts_values, sizeof(values));
+		memcpy(nulls, bonuses->slots[i]->tts_isnull, sizeof(nulls));
+		values[Anum_user_bonuses_used_amount - 1] = amount_get_datum(row->used + b->take);
+		values[Anum_user_bonuses_held_amount - 1] =
+			amount_get_datum(row->held + b->hold - row->lapsed);
+		relation_update(set, TABLE_USER_BONUSES, bonuses->slots[i], values, nulls);
 	}
-	return true;
 }
 
-/* Write one allocation line for each bonus that an event took from */
+/* The lines of an event that moves what bonuses[].take and .hold tell */
 void
-bonus_record(RelationSet *set, const BonusSet *bonuses, const pg_uuid_t *event_id)
+bonus_lines(const BonusSet *bonuses, Event *event)
 {
+	event->nlines = 0;
 	for (int i = 0; i < bonuses->n; i++)
 	{
-		Datum		values[Natts_bonus_allocations];
-		bool		nulls[Natts_bonus_allocations] = {false};
 		const BonusState *b = &bonuses->bonuses[i];
+		EventLine  *line;
 
-		if (b->take == 0)
+		if (b->take == 0 && b->hold == 0)
 			continue;
-		values[Anum_bonus_allocations_event_id - 1] = UUIDPGetDatum(event_id);
-		values[Anum_bonus_allocations_bonus_id - 1] = PointerGetDatum(b->id);
-		values[Anum_bonus_allocations_amount - 1] = amount_get_datum(b->take);
-		values[Anum_bonus_allocations_held - 1] = amount_get_datum(0);
-		values[Anum_bonus_allocations_ordinal - 1] = Int32GetDatum(i + 1);
-		values[Anum_bonus_allocations_expired - 1] = BoolGetDatum(false);
-		relation_insert(set, TABLE_BONUS_ALLOCATIONS, values, nulls);
+		if (event->nlines == 0)
+			event->lines = palloc0(bonuses->n * sizeof(EventLine));
+		line = &event->lines[event->nlines++];
+		memcpy(line->bonus_id.data, b->id, UUID_LEN);
+		line->amount = b->take;
+		line->held = b->hold;
+		line->ordinal = event->nlines;
+		line->expired = bonuses->rows[i].useless && b->take + b->hold < 0;
 	}
 }

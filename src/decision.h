@@ -20,21 +20,56 @@ typedef enum DecisionReason
 {
 	REASON_OK,					/* granted from the allowance */
 	REASON_BONUS,				/* granted, bonuses paid for some of it */
+	REASON_OVERAGE,				/* granted, some of it has its price */
+	REASON_SHADOW,				/* granted, a hard limit would have denied it */
 	REASON_QUOTA_EXCEEDED,		/* denied, a window lacks room */
+	REASON_SPEND_CAP,			/* denied, the overage would cost too much */
 	REASON_NOT_IN_PLAN,			/* denied, the plan gives nothing of this */
-	REASON_IDEMPOTENCY_CONFLICT /* denied, key reused with another amount; set
-								 * by the engine, never by decide() */
+
+	/* denied by the engine, never by decide() */
+	REASON_IDEMPOTENCY_CONFLICT,	/* key reused with other arguments */
+	REASON_RESERVATION_EXPIRED, /* resolved too late */
+	REASON_OTHER_DENIED			/* had room, but goes with one that has not */
 } DecisionReason;
+
+/* What a limit does where it lacks room */
+typedef enum LimitMode
+{
+	MODE_HARD,					/* deny */
+	MODE_SOFT,					/* grant; the allowance at a price */
+	MODE_SHADOW					/* grant, and tell */
+} LimitMode;
+
+/* Where units came from.  Also as differences: negative means given back. */
+typedef struct Parts
+{
+	Amount		allowance;
+	Amount		bonus;
+	Amount		overage;
+	Money		cost;			/* of the overage */
+} Parts;
+
+/* What one request moves in the account of the allowance */
+typedef struct Movement
+{
+	Parts		used;
+	Parts		held;
+} Movement;
 
 /* One limit and the state of its account in the current period */
 typedef struct WindowState
 {
+	LimitMode	mode;
 	bool		unlimited;
 	Amount		limit;			/* ignored if unlimited; >= 0 */
 	Amount		used;			/* >= 0 */
 	Amount		held;			/* set aside for others; >= 0 */
 	int64_t		length;			/* rank of the window; the longest wins ties */
 	int64_t		resets_at;		/* end of the period, or DECISION_NEVER */
+	Price		price;			/* MODE_SOFT: of a unit of overage */
+	bool		capped;
+	Money		spend_cap;		/* if capped: for the overage of a period */
+	Money		cost;			/* of the overage so far, used and held */
 } WindowState;
 
 /* One usable bonus */
@@ -46,7 +81,9 @@ typedef struct BonusState
 	bool		paid;
 	int64_t		granted_at;
 	unsigned char id[16];
-	Amount		take;			/* result of decide(): taken by this request */
+	Amount		take;			/* result: taken by this request; negative:
+								 * given back */
+	Amount		hold;			/* result: set aside by it; negative: no longer */
 } BonusState;
 
 /*
@@ -81,8 +118,7 @@ typedef struct Decision
 {
 	bool		allowed;
 	DecisionReason reason;
-	Amount		from_allowance; /* if allowed: the part the allowance pays */
-	Amount		from_bonus;		/* if allowed: the part that bonuses pay */
+	Parts		parts;			/* if allowed: what pays for it */
 	LimitReport before;			/* the present state */
 	LimitReport after;			/* the state once granted; = before if denied */
 	int64_t		retry_after;	/* if denied: microseconds until the same
@@ -91,8 +127,18 @@ typedef struct Decision
 								 * DECISION_NEVER */
 } Decision;
 
+static inline Amount
+parts_total(const Parts *p)
+{
+	return p->allowance + p->bonus + p->overage;
+}
+
 extern int	bonus_compare(const BonusState *a, const BonusState *b);
 extern void decide(const DecisionInput *in, Decision *out);
+extern void decision_report(const DecisionInput *in, LimitReport *out);
+extern bool decision_grantable(const DecisionInput *in, Amount *most);
+extern void parts_keep(const Parts *whole, const Amount *lines, int nlines,
+					   Amount keep, Parts *kept, Amount *kept_lines);
 extern const char *decision_reason_name(DecisionReason reason);
 
 #endif							/* QUOTA_DECISION_H */

@@ -16,5 +16,9 @@
 #define ERRCODE_QUOTA_UNKNOWN_METRIC	MAKE_SQLSTATE('Q','U','0','0','2')
 /* no plan or preset of that name */
 #define ERRCODE_QUOTA_UNKNOWN_PLAN		MAKE_SQLSTATE('Q','U','0','0','3')
+/* no such reservation, or one that was resolved in another way */
+#define ERRCODE_QUOTA_RESERVATION		MAKE_SQLSTATE('Q','U','0','0','4')
+/* no such event, or more to be refunded than is left of it */
+#define ERRCODE_QUOTA_UNKNOWN_EVENT		MAKE_SQLSTATE('Q','U','0','0','5')
 
 #endif							/* QUOTA_ERRORS_H */

@@ -64,7 +64,18 @@ guard_metric(FunctionCallInfo fcinfo, int arg)
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
-static text *
+void
+guard_key_value(const text *key)
+{
+	if (VARSIZE_ANY_EXHDR(key) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("idempotency key must not be empty"),
+				 errhint("Pass NULL for a call without a key.")));
+}
+
+/* An idempotency key; NULL if none was given */
+text *
 guard_key(FunctionCallInfo fcinfo, int arg)
 {
 	text	   *key;
@@ -72,15 +83,12 @@ guard_key(FunctionCallInfo fcinfo, int arg)
 	if (PG_ARGISNULL(arg))
 		return NULL;
 	key = PG_GETARG_TEXT_PP(arg);
-	if (VARSIZE_ANY_EXHDR(key) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("idempotency key must not be empty"),
-				 errhint("Pass NULL for a call without a key.")));
+	guard_key_value(key);
 	return key;
 }
 
-static Datum
+/* A jsonb object; 0 if none was given */
+Datum
 guard_metadata(FunctionCallInfo fcinfo, int arg)
 {
 	Jsonb	   *metadata;
@@ -103,22 +111,42 @@ guard_metadata(FunctionCallInfo fcinfo, int arg)
 	return JsonbPGetDatum(metadata);
 }
 
+/* An amount of a caller: above 0, finite, at most 6 decimals; else 22023 */
+Amount
+guard_amount(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		raise_null("amount", "Pass how much is used, or leave the argument out for 1.");
+	return amount_from_argument(PG_GETARG_NUMERIC(arg));
+}
+
+/* The id of something that an earlier call returned */
+pg_uuid_t
+guard_id(FunctionCallInfo fcinfo, int arg, const char *what, const char *hint)
+{
+	if (PG_ARGISNULL(arg))
+		raise_null(what, hint);
+	return *PG_GETARG_UUID_P(arg);
+}
+
 /*
- * Read the arguments (user id, metric, amount [, key, metadata]) of a call.
- * Raises 22023 for anything that cannot be a request.
+ * Read the arguments (user id, metric, amount) of a call, and, if both numbers
+ * are given, those of the idempotency key and the metadata.  Raises 22023 for
+ * anything that cannot be a request.
  */
 void
-guard_request(FunctionCallInfo fcinfo, Request *request)
+guard_request(FunctionCallInfo fcinfo, int key_arg, int metadata_arg,
+			  Request *request, RequestItem *item)
 {
 	memset(request, 0, sizeof(*request));
-	request->user_id = guard_user_id(fcinfo, 0);
-	request->metric = guard_metric(fcinfo, 1);
-	if (PG_ARGISNULL(2))
-		raise_null("amount", "Pass how much is used, or leave the argument out for 1.");
-	request->amount = amount_from_argument(PG_GETARG_NUMERIC(2));
-	if (PG_NARGS() > 3)
-	{
-		request->key = guard_key(fcinfo, 3);
-		request->metadata = guard_metadata(fcinfo, 4);
-	}
+	memset(item, 0, sizeof(*item));
+	request->items = item;
+	request->nitems = 1;
+	item->user_id = guard_user_id(fcinfo, 0);
+	item->metric = guard_metric(fcinfo, 1);
+	item->amount = guard_amount(fcinfo, 2);
+	if (key_arg >= 0)
+		item->key = guard_key(fcinfo, key_arg);
+	if (metadata_arg >= 0)
+		request->metadata = guard_metadata(fcinfo, metadata_arg);
 }

@@ -47,6 +47,13 @@ limit_metric_name(const char *name)
 	return pstrdup(metric->name);
 }
 
+/* The kind of a metric, or of what an alias stands for; errors as above */
+MetricKind
+limit_metric_kind(const char *name)
+{
+	return limit_cache_metric(limit_metric_name(name))->kind;
+}
+
 /*
  * How far the limits have come.  They are read as they are now, subscriptions
  * and overrides through a snapshot: what was read goes together if nothing has
@@ -72,8 +79,9 @@ limit_any_overrides(void)
 	return !limit_cache_no_overrides();
 }
 
+/* Read the subscription of a subject as it is at "now" */
 static void
-read_subscription(RelationSet *set, LimitSet *out)
+read_subscription(RelationSet *set, TimestampTz now, LimitSet *out)
 {
 	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_SUBSCRIPTIONS);
 	Datum		key = UUIDPGetDatum(&out->user_id);
@@ -83,7 +91,19 @@ read_subscription(RelationSet *set, LimitSet *out)
 									VIEW_LATEST, slot);
 	if (out->subscribed)
 	{
-		out->plan = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_plan, &isnull));
+		Datum		datum = slot_getattr(slot, Anum_subscriptions_plan, &isnull);
+
+		out->plan = isnull ? NULL : TextDatumGetCString(datum);
+		datum = slot_getattr(slot, Anum_subscriptions_parent, &isnull);
+		out->has_parent = !isnull;
+		if (!isnull)
+			out->parent = *DatumGetUUIDP(datum);
+		datum = slot_getattr(slot, Anum_subscriptions_pending_at, &isnull);
+		if (!isnull && DatumGetTimestampTz(datum) <= now)
+			out->plan = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_pending_plan,
+														 &isnull));
+		else if (!isnull)
+			out->valid_until = Min(out->valid_until, DatumGetTimestampTz(datum));
 		out->anchor = DatumGetTimestampTz(slot_getattr(slot, Anum_subscriptions_anchor, &isnull));
 		out->zone = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_time_zone, &isnull));
 	}
@@ -101,6 +121,25 @@ read_subscription(RelationSet *set, LimitSet *out)
 					 errhint("Add it to quota.plans, or change the setting.")));
 	}
 	ExecClearTuple(slot);
+}
+
+/* The parent of a subject; false if it has none */
+bool
+limit_parent(RelationSet *set, const pg_uuid_t *user_id, pg_uuid_t *parent)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_SUBSCRIPTIONS);
+	Datum		key = UUIDPGetDatum(user_id);
+	bool		isnull = true;
+
+	if (relation_find(set, INDEX_SUBSCRIPTIONS_PKEY, 1, &key, VIEW_LATEST, slot))
+	{
+		Datum		datum = slot_getattr(slot, Anum_subscriptions_parent, &isnull);
+
+		if (!isnull)
+			*parent = *DatumGetUUIDP(datum);
+	}
+	ExecClearTuple(slot);
+	return !isnull;
 }
 
 /* The longest window; among windows of equal length the first by name */
@@ -123,12 +162,13 @@ compare_limits(const void *a, const void *b)
 				  ((const QuotaLimit *) b)->period_name);
 }
 
-static QuotaLimit *
-find_limit(LimitSet *out, const char *period)
+/* The window of a period's name, or NULL */
+QuotaLimit *
+limit_find(const LimitSet *limits, const char *period)
 {
-	for (int i = 0; i < out->nlimits; i++)
-		if (strcmp(out->limits[i].period_name, period) == 0)
-			return &out->limits[i];
+	for (int i = 0; i < limits->nlimits; i++)
+		if (strcmp(limits->limits[i].period_name, period) == 0)
+			return &limits->limits[i];
 	return NULL;
 }
 
@@ -138,6 +178,7 @@ add_limit(LimitSet *out, const char *period)
 {
 	QuotaLimit *	limit = &out->limits[out->nlimits++];
 
+	memset(limit, 0, sizeof(*limit));
 	if (!period_parse(period, &limit->period))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -191,6 +232,9 @@ read_overrides(RelationSet *set, LimitSet *limits, TimestampTz now)
 static void
 set_limit(QuotaLimit *limit, const Override *o)
 {
+	/* a burst of its own stays */
+	if (limit->burst == limit->amount)
+		limit->burst = o->amount;
 	limit->unlimited = o->unlimited;
 	limit->amount = o->amount;
 }
@@ -219,7 +263,7 @@ apply_overrides(LimitSet *out, List *overrides)
 
 		if (o->period == NULL)
 			continue;
-		limit = find_limit(out, o->period);
+		limit = limit_find(out, o->period);
 		set_limit(limit ? limit : add_limit(out, o->period), o);
 	}
 	qsort(out->limits, out->nlimits, sizeof(QuotaLimit), compare_limits);
@@ -241,7 +285,8 @@ limit_resolve(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	out->user_id = *user_id;
 	out->metric = pstrdup(metric);
 	out->valid_until = DT_NOEND;
-	read_subscription(set, out);
+	out->kind = METRIC_COUNTER;
+	read_subscription(set, now, out);
 	if (limit_any_overrides())
 		overrides = read_overrides(set, out, now);
 
@@ -277,14 +322,17 @@ compare_names(const ListCell *a, const ListCell *b)
 	return strcmp(lfirst(a), lfirst(b));
 }
 
-/* Names of the metrics on which a subject has limits or overrides, sorted */
+/*
+ * Names of the metrics on which a subject has limits or overrides at "now",
+ * sorted
+ */
 List *
-limit_metrics(RelationSet *set, const pg_uuid_t *user_id)
+limit_metrics(RelationSet *set, const pg_uuid_t *user_id, TimestampTz now)
 {
 	LimitSet	subject = {.user_id = *user_id};
 	List	   *names = NIL;
 
-	read_subscription(set, &subject);
+	read_subscription(set, now, &subject);
 	if (subject.plan)
 	{
 		const CachedLimit *first;
@@ -318,7 +366,8 @@ limit_metrics(RelationSet *set, const pg_uuid_t *user_id)
 bool
 limit_never_resets(const LimitSet *limits, const QuotaLimit *limit)
 {
-	return limits->kind != METRIC_COUNTER || limit->period.unit == PERIOD_LIFETIME;
+	return limits->kind != METRIC_COUNTER || limit->period.unit == PERIOD_LIFETIME ||
+		limit->algorithm != ALGORITHM_FIXED;
 }
 
 /* The subject's time zone */

@@ -10,7 +10,7 @@
 
 #include "utils/uuid.h"
 
-#include "amount.h"
+#include "decision.h"
 #include "period.h"
 #include "relation.h"
 
@@ -28,6 +28,9 @@ typedef enum LimitAnchor
 	ANCHOR_FIRST_USE
 } LimitAnchor;
 
+/* a subject and its parents, at most */
+#define LIMIT_MAX_LEVELS	8
+
 /* See limit_version() */
 typedef struct LimitVersion
 {
@@ -35,6 +38,24 @@ typedef struct LimitVersion
 	uint64		resets;			/* moments that may hide one: the server told to
 								 * forget everything */
 } LimitVersion;
+
+/* How a window counts */
+typedef enum LimitAlgorithm
+{
+	ALGORITHM_FIXED,
+	ALGORITHM_SLIDING,
+	ALGORITHM_GCRA
+} LimitAlgorithm;
+
+/* What rolls over at the end of a period */
+typedef struct Rollover
+{
+	bool		enabled;
+	Amount		min;
+	Amount		max;
+	bool		expires;
+	Interval	ttl;			/* if it expires */
+} Rollover;
 
 /* One window */
 typedef struct QuotaLimit
@@ -44,6 +65,14 @@ typedef struct QuotaLimit
 	LimitAnchor anchor;
 	bool		unlimited;
 	Amount		amount;			/* ignored if unlimited */
+	LimitMode	mode;
+	Price		price;			/* of a unit of overage */
+	bool		capped;
+	Money		spend_cap;
+	bool		repay;			/* a new bonus pays for overage first */
+	LimitAlgorithm algorithm;
+	Amount		burst;			/* ALGORITHM_GCRA */
+	Rollover	rollover;
 } QuotaLimit;
 
 /*
@@ -57,11 +86,13 @@ typedef struct LimitSet
 	MetricKind	kind;
 	char	   *plan;			/* NULL: no plan */
 	bool		subscribed;		/* else anchor and zone are defaults */
+	bool		has_parent;
+	pg_uuid_t	parent;			/* is charged, too */
 	TimestampTz anchor;
 	char	   *zone;
 	QuotaLimit *	limits;
 	int			nlimits;
-	TimestampTz valid_until;	/* when the first override in force expires */
+	TimestampTz valid_until;	/* when an override expires, or the plan changes */
 	int			allowance;		/* the longest window, which bonuses extend */
 } LimitSet;
 
@@ -70,7 +101,10 @@ extern bool limit_any_overrides(void);
 extern char *limit_metric_name(const char *name);
 extern void limit_resolve(RelationSet *set, const pg_uuid_t *user_id,
 						  const char *metric, TimestampTz now, LimitSet *out);
-extern List *limit_metrics(RelationSet *set, const pg_uuid_t *user_id);
+extern QuotaLimit *limit_find(const LimitSet *limits, const char *period);
+extern MetricKind limit_metric_kind(const char *name);
+extern bool limit_parent(RelationSet *set, const pg_uuid_t *user_id, pg_uuid_t *parent);
+extern List *limit_metrics(RelationSet *set, const pg_uuid_t *user_id, TimestampTz now);
 extern bool limit_never_resets(const LimitSet *limits, const QuotaLimit *limit);
 extern pg_tz *limit_zone(const LimitSet *limits);
 

@@ -15,6 +15,7 @@
 
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "amount_numeric.h"
 #include "limit_cache.h"
@@ -101,6 +102,41 @@ read_plan(TupleTableSlot *slot, void *arg)
 	c->plans[c->nplans++] = text_attr(slot, Anum_plans_plan);
 }
 
+/* What happens beyond the limit, and with what is not used of it */
+static void
+read_terms(TupleTableSlot *slot, QuotaLimit *limit)
+{
+	char	   *mode = text_attr(slot, Anum_plan_limits_mode);
+	char	   *algorithm = text_attr(slot, Anum_plan_limits_algorithm);
+	Rollover   *rollover = &limit->rollover;
+	bool		isnull;
+	Datum		datum;
+
+	limit->mode = strcmp(mode, "soft") == 0 ? MODE_SOFT :
+		strcmp(mode, "shadow") == 0 ? MODE_SHADOW : MODE_HARD;
+	datum = slot_getattr(slot, Anum_plan_limits_overage_price, &isnull);
+	limit->price = isnull ? 0 : price_from_datum(datum);
+	datum = slot_getattr(slot, Anum_plan_limits_spend_cap, &isnull);
+	limit->capped = !isnull;
+	limit->spend_cap = isnull ? 0 : money_from_datum(datum);
+	limit->repay = DatumGetBool(slot_getattr(slot, Anum_plan_limits_repay_overage, &isnull));
+
+	limit->algorithm = strcmp(algorithm, "sliding") == 0 ? ALGORITHM_SLIDING :
+		strcmp(algorithm, "gcra") == 0 ? ALGORITHM_GCRA : ALGORITHM_FIXED;
+	datum = slot_getattr(slot, Anum_plan_limits_burst, &isnull);
+	limit->burst = isnull ? limit->amount : amount_from_datum(datum);
+
+	datum = slot_getattr(slot, Anum_plan_limits_rollover_max, &isnull);
+	rollover->enabled = !isnull;
+	rollover->max = isnull ? 0 : amount_from_datum(datum);
+	datum = slot_getattr(slot, Anum_plan_limits_rollover_min, &isnull);
+	rollover->min = isnull ? 0 : amount_from_datum(datum);
+	datum = slot_getattr(slot, Anum_plan_limits_rollover_ttl, &isnull);
+	rollover->expires = !isnull;
+	if (!isnull)
+		rollover->ttl = *DatumGetIntervalP(datum);
+}
+
 static void
 read_limit(TupleTableSlot *slot, void *arg)
 {
@@ -125,6 +161,7 @@ read_limit(TupleTableSlot *slot, void *arg)
 		strcmp(anchor, "first_use") == 0 ? ANCHOR_FIRST_USE : ANCHOR_CALENDAR;
 	l->limit.unlimited = unlimited;
 	l->limit.amount = unlimited ? 0 : amount_from_datum(amount);
+	read_terms(slot, &l->limit);
 }
 
 /* A metric goes before an alias of the same name */

@@ -16,6 +16,7 @@
 
 #include "amount_numeric.h"
 #include "catalog.h"
+#include "errors.h"
 #include "outcome.h"
 
 enum
@@ -180,4 +181,34 @@ outcome_from_datum(Datum datum, Outcome *o)
 #undef ISNULL
 #undef AMOUNT
 #undef STRING
+}
+
+/* Raise QU001 for a denial of so many units */
+void
+outcome_raise_denied(const Outcome *o, Amount amount)
+{
+	char	   *limit = o->no_limit ? "none" : amount_to_string(o->limit_amount);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_QUOTA_EXCEEDED),
+			 errmsg("quota for \"%s\" denied: %s", o->metric, o->reason),
+			 errdetail("Requested %s, remaining %s, limit %s%s%s.",
+					   amount_to_string(amount),
+					   o->unlimited ? "unlimited" : amount_to_string(o->remaining),
+					   o->unlimited ? "unlimited" : limit,
+					   o->period ? " per " : "", o->period ? o->period : ""),
+			 o->retry_after == DECISION_NEVER ? 0 :
+			 errhint("The same request can succeed from %s on.",
+					 timestamptz_to_str(o->decided_at + o->retry_after))));
+}
+
+/* Add an outcome to the rows that a set-returning function returns */
+void
+outcome_put(ReturnSetInfo *rsinfo, Outcome *o)
+{
+	HeapTupleHeader header = DatumGetHeapTupleHeader(outcome_get_datum(o));
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(header), .t_data = header};
+
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuplestore_puttuple(rsinfo->setResult, &tuple);
 }

@@ -9,6 +9,7 @@
 #define QUOTA_OUTCOME_H
 
 #include "datatype/timestamp.h"
+#include "nodes/execnodes.h"
 #include "utils/uuid.h"
 
 #include "decision.h"
@@ -47,6 +48,8 @@ typedef struct Outcome
 
 extern Datum outcome_get_datum(Outcome *outcome);
 extern void outcome_copy(Outcome *outcome);
+extern void outcome_raise_denied(const Outcome *outcome, Amount amount);
+extern void outcome_put(ReturnSetInfo *rsinfo, Outcome *outcome);
 extern void outcome_from_datum(Datum datum, Outcome *outcome);
 
 #endif							/* QUOTA_OUTCOME_H */

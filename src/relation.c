@@ -59,8 +59,15 @@ static const struct
 	[INDEX_SUBSCRIPTIONS_PKEY] = {TABLE_SUBSCRIPTIONS, {F_UUID_EQ}},
 	[INDEX_LIMIT_OVERRIDES_LOOKUP] = {TABLE_LIMIT_OVERRIDES, {F_UUID_EQ, F_TEXTEQ}},
 	[INDEX_USAGE_TRACKING_QUOTA_LOOKUP] = {TABLE_USAGE_TRACKING, {F_UUID_EQ, F_TEXTEQ, F_TEXTEQ}},
+	[INDEX_USAGE_HISTORY_ACCOUNT] = {TABLE_USAGE_HISTORY, {F_UUID_EQ, F_TEXTEQ, F_TEXTEQ}},
+	[INDEX_USER_BONUSES_PKEY] = {TABLE_USER_BONUSES, {F_UUID_EQ}},
 	[INDEX_USER_BONUSES_AVAILABLE] = {TABLE_USER_BONUSES, {F_UUID_EQ, F_TEXTEQ}},
+	[INDEX_USER_BONUSES_USER] = {TABLE_USER_BONUSES, {F_UUID_EQ}},
+	[INDEX_USAGE_EVENTS_PKEY] = {TABLE_USAGE_EVENTS, {F_UUID_EQ}},
 	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = {TABLE_USAGE_EVENTS, {F_BYTEAEQ}},
+	[INDEX_USAGE_EVENTS_REFERS_TO] = {TABLE_USAGE_EVENTS, {F_UUID_EQ}},
+	[INDEX_USAGE_EVENTS_HOLDS] = {TABLE_USAGE_EVENTS, {F_UUID_EQ, F_TEXTEQ}},
+	[INDEX_BONUS_ALLOCATIONS_PKEY] = {TABLE_BONUS_ALLOCATIONS, {F_UUID_EQ}},
 };
 
 struct RelationScan
@@ -69,18 +76,40 @@ struct RelationScan
 	Relation	table;
 	Relation	index;
 	Snapshot	filter;			/* if set, only what it sees is returned */
+	ScanDirection direction;
 };
 
-/* A slot that can hold a row of the table; lives until relations_end() */
+static TupleTableSlot *
+new_slot(RelationSet *set, QuotaTable table)
+{
+	return table_slot_create(relation_set_table(set, table),
+							 &set->estate->es_tupleTable);
+}
+
+/*
+ * A slot that can hold a row of the table, until relation_slots_release() or
+ * relations_end()
+ */
 TupleTableSlot *
 relation_slot(RelationSet *set, QuotaTable table)
 {
-	Relation	rel = relation_set_table(set, table);
 	MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
-	TupleTableSlot *slot = table_slot_create(rel, &set->estate->es_tupleTable);
 
+	if (set->slots_used[table] == list_length(set->slots[table]))
+		set->slots[table] = lappend(set->slots[table], new_slot(set, table));
 	MemoryContextSwitchTo(old);
-	return slot;
+	return list_nth(set->slots[table], set->slots_used[table]++);
+}
+
+/* Take all slots back that relation_slot() has handed out */
+void
+relation_slots_release(RelationSet *set)
+{
+	for (int t = 0; t < TABLE_COUNT; t++)
+	{
+		while (set->slots_used[t] > 0)
+			ExecClearTuple(list_nth(set->slots[t], --set->slots_used[t]));
+	}
 }
 
 /* One that is for a row at a time: the next who asks for it gets the same */
@@ -88,7 +117,12 @@ TupleTableSlot *
 relation_scratch_slot(RelationSet *set, QuotaTable table)
 {
 	if (set->scratch[table] == NULL)
-		set->scratch[table] = relation_slot(set, table);
+	{
+		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+
+		set->scratch[table] = new_slot(set, table);
+		MemoryContextSwitchTo(old);
+	}
 	return set->scratch[table];
 }
 
@@ -107,21 +141,52 @@ view_snapshot(RelationSet *set, RelationView view)
 	return set->latest;
 }
 
+/* Bounds, both inclusive, of the index column after the keys */
+typedef struct TimeRange
+{
+	TimestampTz from;
+	TimestampTz to;
+} TimeRange;
+
 static RelationScan *
 scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
-		   Snapshot snapshot)
+		   const TimeRange *range, Snapshot snapshot)
 {
 	RelationScan *scan = palloc0(sizeof(RelationScan));
-	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS];
+	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS + 2];
 
 	for (int i = 0; i < nkeys; i++)
 		ScanKeyInit(&skeys[i], i + 1, BTEqualStrategyNumber,
 					index_info[index].equal[i], keys[i]);
+	if (range)
+	{
+		AttrNumber	column = nkeys + 1;
 
+		ScanKeyInit(&skeys[nkeys++], column, BTGreaterEqualStrategyNumber,
+					F_TIMESTAMPTZ_GE, TimestampTzGetDatum(range->from));
+		ScanKeyInit(&skeys[nkeys++], column, BTLessEqualStrategyNumber,
+					F_TIMESTAMPTZ_LE, TimestampTzGetDatum(range->to));
+	}
+
+	scan->direction = ForwardScanDirection;
 	scan->table = relation_set_table(set, index_info[index].table);
 	scan->index = index_open(catalog_index(index), AccessShareLock);
 	scan->scan = compat_index_beginscan(scan->table, scan->index, snapshot, nkeys);
 	index_rescan(scan->scan, skeys, nkeys, NULL, 0);
+	return scan;
+}
+
+static RelationScan *
+view_scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
+				const TimeRange *range, RelationView view)
+{
+	Snapshot	snapshot = view_snapshot(set, view);
+	RelationScan *scan;
+
+	scan = scan_begin(set, index, nkeys, keys, range,
+					  IsolationIsSerializable() ? SnapshotAny : snapshot);
+	if (IsolationIsSerializable())
+		scan->filter = snapshot;
 	return scan;
 }
 
@@ -138,13 +203,23 @@ RelationScan *
 relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 					const Datum *keys, RelationView view)
 {
-	Snapshot	snapshot = view_snapshot(set, view);
-	RelationScan *scan;
+	return view_scan_begin(set, index, nkeys, keys, NULL, view);
+}
 
-	scan = scan_begin(set, index, nkeys, keys,
-					  IsolationIsSerializable() ? SnapshotAny : snapshot);
-	if (IsolationIsSerializable())
-		scan->filter = snapshot;
+/*
+ * The same, of those rows whose next column is a time between two instants,
+ * both included, in the order of time or backward
+ */
+RelationScan *
+relation_scan_begin_range(RelationSet *set, QuotaIndex index, int nkeys,
+						  const Datum *keys, TimestampTz from, TimestampTz to,
+						  bool backward, RelationView view)
+{
+	TimeRange	range = {from, to};
+	RelationScan *scan = view_scan_begin(set, index, nkeys, keys, &range, view);
+
+	if (backward)
+		scan->direction = BackwardScanDirection;
 	return scan;
 }
 
@@ -152,7 +227,7 @@ relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 bool
 relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
 {
-	while (index_getnext_slot(scan->scan, ForwardScanDirection, slot))
+	while (index_getnext_slot(scan->scan, scan->direction, slot))
 	{
 		if (scan->filter == NULL ||
 			table_tuple_satisfies_snapshot(scan->table, slot, scan->filter))
@@ -200,7 +275,7 @@ relation_being_inserted(RelationSet *set, QuotaIndex index, int nkeys,
 	bool		found;
 
 	InitDirtySnapshot(dirty);
-	scan = scan_begin(set, index, nkeys, keys, &dirty);
+	scan = scan_begin(set, index, nkeys, keys, NULL, &dirty);
 	found = relation_scan_next(scan, slot) && TransactionIdIsValid(dirty.xmin);
 	relation_scan_end(scan);
 	ExecClearTuple(slot);

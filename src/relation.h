@@ -8,6 +8,7 @@
 #ifndef QUOTA_RELATION_H
 #define QUOTA_RELATION_H
 
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 
 #include "catalog.h"
@@ -42,6 +43,7 @@ extern void relations_end(RelationSet *set);
 extern MemoryContext relations_context(RelationSet *set);
 
 extern TupleTableSlot *relation_slot(RelationSet *set, QuotaTable table);
+extern void relation_slots_release(RelationSet *set);
 extern TupleTableSlot *relation_scratch_slot(RelationSet *set, QuotaTable table);
 extern bool relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 						  const Datum *keys, RelationView view,
@@ -49,6 +51,10 @@ extern bool relation_find(RelationSet *set, QuotaIndex index, int nkeys,
 extern RelationScan *relation_scan_begin(RelationSet *set, QuotaIndex index,
 										 int nkeys, const Datum *keys,
 										 RelationView view);
+extern RelationScan *relation_scan_begin_range(RelationSet *set, QuotaIndex index,
+											   int nkeys, const Datum *keys,
+											   TimestampTz from, TimestampTz to,
+											   bool backward, RelationView view);
 extern bool relation_scan_next(RelationScan *scan, TupleTableSlot *slot);
 extern void relation_scan_end(RelationScan *scan);
 extern bool relation_being_inserted(RelationSet *set, QuotaIndex index,

@@ -22,6 +22,8 @@ struct RelationSet
 	ResultRelInfo *rris[TABLE_COUNT];
 	TupleTableSlot *new_rows[TABLE_COUNT];
 	TupleTableSlot *scratch[TABLE_COUNT];
+	List	   *slots[TABLE_COUNT]; /* that relation_slot() has handed out */
+	int			slots_used[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
 };
 

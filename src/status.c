@@ -21,9 +21,9 @@
 #include "compat.h"
 #include "guard.h"
 #include "guc.h"
-#include "post.h"
+#include "charge.h"
 
-#define STATUS_COLUMNS	11
+#define STATUS_COLUMNS	15
 
 PG_FUNCTION_INFO_V1(quota_get_user_quota_status);
 
@@ -54,7 +54,7 @@ severity(const WindowState *state)
 static void
 put_limit(ReturnSetInfo *rsinfo, const Charge *charge, int i)
 {
-	const Account *account = &charge->accounts[i];
+	const Account *account = charge->accounts[i];
 	const WindowState *state = &charge->states[i];
 	Amount		bonus = i == charge->limits.allowance ?
 		charge->decision.before.bonus_remaining : 0;
@@ -81,6 +81,10 @@ put_limit(ReturnSetInfo *rsinfo, const Charge *charge, int i)
 	values[9] = TimestampTzGetDatum(account->current.start);
 	values[10] = TimestampTzGetDatum(account->current.end);
 	nulls[10] = (account->current.end == DT_NOEND);
+	values[11] = UUIDPGetDatum(&charge->user_id);
+	values[12] = amount_get_datum(account->current.overage);
+	values[13] = money_get_datum(account->current.cost);
+	values[14] = amount_get_datum(state->held);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -89,10 +93,10 @@ put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
 		   const char *metric)
 {
 	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
-	Charge		charge = {0};
+	Charge		charge = {.user_id = *user_id, .metric = metric};
 
-	charge_read_as_of(set, user_id, metric, view, DT_NOBEGIN, &charge);
-	charge_decide(set, &charge, AMOUNT_UNIT, view);
+	charge_read_as_of(set, &charge, view, DT_NOBEGIN);
+	charge_decide(&charge, AMOUNT_UNIT);
 	charge_register(set, &charge, false);
 	for (int i = 0; i < charge.limits.nlimits; i++)
 		put_limit(rsinfo, &charge, i);
@@ -112,8 +116,13 @@ quota_get_user_quota_status(PG_FUNCTION_ARGS)
 	compat_init_materialized_srf(fcinfo);
 	set = relations_begin(false, 0);
 	old = MemoryContextSwitchTo(relations_context(set));
-	foreach(lc, limit_metrics(set, &user_id))
-		put_metric(set, rsinfo, &user_id, lfirst(lc));
+	for (int level = 0; level < LIMIT_MAX_LEVELS; level++)
+	{
+		foreach(lc, limit_metrics(set, &user_id, clock_now()))
+			put_metric(set, rsinfo, &user_id, lfirst(lc));
+		if (!limit_parent(set, &user_id, &user_id))
+			break;
+	}
 	MemoryContextSwitchTo(old);
 	relations_end(set);
 	return (Datum) 0;

@@ -79,7 +79,7 @@ print_state(const DecisionInput *in, const Decision *d)
 			   show(in->bonuses[b].take), show_time(in->bonuses[b].expires_at));
 	printf("  answer: %s, %s, %s from the allowance, %s from bonuses, retry after %s\n",
 		   d->allowed ? "granted" : "denied", decision_reason_name(d->reason),
-		   show(d->from_allowance), show(d->from_bonus), show_time(d->retry_after));
+		   show(d->parts.allowance), show(d->parts.bonus), show_time(d->retry_after));
 	printf("  binding before %d, after %d, remaining before %s, after %s\n",
 		   d->before.binding, d->after.binding, show(d->before.remaining), show(d->after.remaining));
 }
@@ -371,7 +371,7 @@ compare(const World *w, int amount, Amount unit)
 	if (w->nwindows == 0)
 	{
 		check(!d.allowed && d.reason == REASON_NOT_IN_PLAN && d.retry_after == DECISION_NEVER &&
-			  d.from_allowance == 0 && d.from_bonus == 0, "no limit denies", in, &d);
+			  d.parts.allowance == 0 && d.parts.bonus == 0, "no limit denies", in, &d);
 		check_report(w, -1, unit, &d.before, "report without a limit", in, &d);
 		return;
 	}
@@ -388,8 +388,8 @@ compare(const World *w, int amount, Amount unit)
 			check(in->bonuses[b].take == purse.bonus[b] * unit, "taken from a bonus", in, &d);
 			bonus += purse.bonus[b];
 		}
-		check(d.from_allowance == purse.allowance * unit, "taken from the allowance", in, &d);
-		check(d.from_bonus == bonus * unit, "taken from bonuses", in, &d);
+		check(d.parts.allowance == purse.allowance * unit, "taken from the allowance", in, &d);
+		check(d.parts.bonus == bonus * unit, "taken from bonuses", in, &d);
 		check(d.reason == (bonus > 0 ? REASON_BONUS : REASON_OK), "reason of a grant", in, &d);
 		check(d.retry_after == DECISION_NEVER, "a grant needs no retry", in, &d);
 		check_report(w, oracle_tightest(w), unit, &d.before, "report before a grant", in, &d);
@@ -401,7 +401,7 @@ compare(const World *w, int amount, Amount unit)
 
 		for (int b = 0; b < w->nbonuses; b++)
 			check(in->bonuses[b].take == 0, "a denial takes nothing", in, &d);
-		check(d.from_allowance == 0 && d.from_bonus == 0, "a denial moves nothing", in, &d);
+		check(d.parts.allowance == 0 && d.parts.bonus == 0, "a denial moves nothing", in, &d);
 		check(d.reason == (w->limit[denying] == 0 && d.before.remaining == 0 ? REASON_NOT_IN_PLAN : REASON_QUOTA_EXCEEDED),
 			  "reason of a denial", in, &d);
 		check(d.retry_after == oracle_retry_all(w, amount), "retry after a denial", in, &d);
@@ -617,9 +617,9 @@ large_world(void)
 			taken += in->bonuses[b].take;
 		}
 		check(in_order, "bonuses in their order", in, &d);
-		check(taken == d.from_bonus, "what is taken is what bonuses pay", in, &d);
-		check(d.from_allowance >= 0 && d.from_bonus >= 0 &&
-			  d.from_allowance + d.from_bonus == (d.allowed ? in->amount : 0), "all or nothing", in, &d);
+		check(taken == d.parts.bonus, "what is taken is what bonuses pay", in, &d);
+		check(d.parts.allowance >= 0 && d.parts.bonus >= 0 &&
+			  d.parts.allowance + d.parts.bonus == (d.allowed ? in->amount : 0), "all or nothing", in, &d);
 		check(d.before.remaining >= 0 && d.after.remaining >= 0 &&
 			  d.before.bonus_remaining == held_by_bonuses &&
 			  d.after.bonus_remaining == held_by_bonuses - taken, "never below zero", in, &d);
@@ -629,13 +629,13 @@ large_world(void)
 		{
 			const WindowState *w = &in->limits[in->allowance];
 
-			check(d.from_allowance <= amount_max(w->limit - w->used - w->held, 0),
+			check(d.parts.allowance <= amount_max(w->limit - w->used - w->held, 0),
 				  "never more than the allowance has", in, &d);
-			check(d.from_bonus == 0 || d.from_allowance == amount_max(w->limit - w->used - w->held, 0),
+			check(d.parts.bonus == 0 || d.parts.allowance == amount_max(w->limit - w->used - w->held, 0),
 				  "the allowance before bonuses", in, &d);
 		}
 		if (d.allowed && in->limits[in->allowance].unlimited)
-			check(d.from_bonus == 0, "no bonus where there is no limit", in, &d);
+			check(d.parts.bonus == 0, "no bonus where there is no limit", in, &d);
 		if (d.allowed && !d.after.unlimited)
 			check(d.after.remaining <= d.before.remaining || d.before.unlimited,
 				  "a grant leaves no more", in, &d);
@@ -648,7 +648,7 @@ large_world(void)
 			less.in.bonuses = less.bonuses;
 			less.in.amount = 1 + random_amount(in->amount - 1);
 			decide(&less.in, &d_less);
-			check(d_less.allowed && d_less.from_bonus <= d.from_bonus, "less is granted, too", &less.in, &d_less);
+			check(d_less.allowed && d_less.parts.bonus <= d.parts.bonus, "less is granted, too", &less.in, &d_less);
 		}
 		/* and who does not get it does not get more */
 		if (!d.allowed)
@@ -665,7 +665,7 @@ large_world(void)
 		less.in.limits = less.windows;
 		less.in.bonuses = less.bonuses;
 		decide(&less.in, &d_less);
-		check(d_less.allowed == d.allowed && d_less.from_bonus == d.from_bonus &&
+		check(d_less.allowed == d.allowed && d_less.parts.bonus == d.parts.bonus &&
 			  memcmp(less.bonuses, input.bonuses, sizeof(input.bonuses)) == 0, "the same again", in, &d);
 	}
 }

@@ -1,0 +1,441 @@
+/*-------------------------------------------------------------------------
+ *
+ * charge.c
+ *	  A charge: the accounts of one subject and metric that a request moves.
+ *
+ * Reads what a decision on them needs, as it would be at one instant: periods
+ * that have ended are rolled, holds that have lapsed are taken off, all of it
+ * in memory.  Knows nothing of locks: post.c has the rows locked and written.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "charge.h"
+#include "errors.h"
+#include "guc.h"
+#include "hold.h"
+
+/*
+ * What happens after a thousand years is not looked for; periods of that time
+ * may not end before time does.
+ */
+#define LOOK_AHEAD_MAX	(INT64CONST(365250) * USECS_PER_DAY)
+
+/* So often a denial is decided again as of a later time */
+#define LOOK_AHEAD_STEPS	1000
+
+/* ---------------------------------------------------------------------------
+ * Reading
+ * ------------------------------------------------------------------------- */
+
+static Account *
+add_account(RelationSet *set, Charge *charge, RelationView view, const QuotaLimit *limit)
+{
+	Account    *account = palloc(sizeof(Account));
+
+	account_read(set, &charge->limits, limit, view, account);
+	charge->accounts[charge->naccounts++] = account;
+	return account;
+}
+
+/*
+ * Read the limits of a charge, as they are at "at" or now, and its accounts.
+ * The caller has set user_id and metric.  charge_begin() comes next.
+ */
+void
+charge_open(RelationSet *set, Charge *charge, RelationView view, TimestampTz at)
+{
+	LimitSet   *limits = &charge->limits;
+
+	limit_resolve(set, &charge->user_id, charge->metric, Max(clock_now(), at), limits);
+	charge->naccounts = 0;
+	charge->accounts = palloc((limits->nlimits + 1) * sizeof(Account *));
+	for (int i = 0; i < limits->nlimits; i++)
+		add_account(set, charge, view, &limits->limits[i]);
+}
+
+/* "at", or the start of a period that one of the accounts has reached already */
+TimestampTz
+charge_time(const Charge *charge, TimestampTz at)
+{
+	for (int i = 0; i < charge->naccounts; i++)
+		if (charge->accounts[i]->exists)
+			at = Max(at, charge->accounts[i]->current.start);
+	return at;
+}
+
+/*
+ * The account of a window, which need not be one that is limited now: then it
+ * is read, and not rolled, because nobody knows its periods any more.
+ */
+Account *
+charge_account(RelationSet *set, Charge *charge, RelationView view, const char *period)
+{
+	QuotaLimit *limit;
+
+	for (int i = 0; i < charge->naccounts; i++)
+		if (strcmp(charge->accounts[i]->limit->period_name, period) == 0)
+			return charge->accounts[i];
+
+	limit = palloc0(sizeof(QuotaLimit));
+	if (!period_parse(period, &limit->period))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("an event of \"%s\" has an unknown period \"%s\"", charge->metric, period),
+				 errhint("Correct the row of quota.usage_events.")));
+	strlcpy(limit->period_name, period, PERIOD_NAMELEN);
+	limit->unlimited = true;
+	charge->accounts = repalloc(charge->accounts, (charge->naccounts + 1) * sizeof(Account *));
+	return add_account(set, charge, view, limit);
+}
+
+static void
+move_window(RelationSet *set, Charge *charge, RelationView view, const char *window,
+			bool allowance, TimestampTz at, const Movement *moved, bool may_be_gone)
+{
+	Account    *account = charge_account(set, charge, view, window);
+	AccountPeriod *p = account_period_at(set, account, view, at);
+
+	if (p == NULL && may_be_gone)
+		return;
+	if (p == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUOTA_UNKNOWN_EVENT),
+				 errmsg("the period that the event belongs to is not kept any more"),
+				 errdetail("Metric \"%s\", period \"%s\" of %s.", charge->metric, window,
+						   timestamptz_to_str(at)),
+				 errhint("Use adjust_usage to correct the current period.")));
+	account_move(account, p, allowance, moved);
+}
+
+/*
+ * Move units in the windows and the periods that an event belongs to.  A
+ * period that is not kept any more raises QU005, unless it "may be gone".
+ */
+void
+charge_move(RelationSet *set, Charge *charge, RelationView view,
+			const Event *event, const Movement *moved, bool may_be_gone)
+{
+	ListCell   *lc;
+
+	move_window(set, charge, view, event->period, true, event->effective_at, moved,
+				may_be_gone);
+	foreach(lc, event->rate_periods)
+		move_window(set, charge, view, lfirst(lc), false, event->effective_at, moved,
+					may_be_gone);
+}
+
+/*
+ * Find the holds that have lapsed.  The accounts know when the next one does,
+ * except after a change of plan to windows that no hold was made in; then a
+ * bonus may tell that there are holds.
+ */
+static void
+find_lapsed(RelationSet *set, Charge *charge, RelationView view)
+{
+	TimestampTz from = DT_NOEND;
+
+	for (int i = 0; i < charge->naccounts; i++)
+		from = Min(from, charge->accounts[i]->holds_expire_at);
+	if (from == DT_NOEND && bonus_any_held(&charge->bonuses))
+		from = DT_NOBEGIN;
+	if (from <= charge->now)
+		charge->lapsed = hold_find_lapsed(set, &charge->user_id, charge->metric,
+										  from, charge->now, view);
+}
+
+/* What a hold that ends gives back */
+void
+charge_negate_held(const Event *hold, Movement *moved)
+{
+	memset(moved, 0, sizeof(*moved));
+	moved->held.allowance = -hold->moved.held.allowance;
+	moved->held.bonus = -hold->moved.held.bonus;
+	moved->held.overage = -hold->moved.held.overage;
+	moved->held.cost = -hold->moved.held.cost;
+}
+
+/* Take lapsed holds off the accounts and bonuses */
+static void
+release_lapsed(RelationSet *set, Charge *charge, RelationView view)
+{
+	ListCell   *lc;
+
+	foreach(lc, charge->lapsed)
+	{
+		const Event *hold = lfirst(lc);
+		Movement	moved;
+
+		charge_negate_held(hold, &moved);
+		charge_move(set, charge, view, hold, &moved, true);
+		for (int i = 0; i < hold->nlines; i++)
+		{
+			int			b = bonus_add(set, &hold->lines[i].bonus_id, charge->now,
+									  view, &charge->bonuses);
+
+			if (b < 0)
+				continue;
+			charge->bonuses.rows[b].lapsed += hold->lines[i].held;
+			if (!charge->bonuses.rows[b].useless)
+				charge->bonuses.bonuses[b].left += hold->lines[i].held;
+		}
+	}
+}
+
+/*
+ * Go to the time of the decision.  Returns false if the limits do not count
+ * any more by then: the caller opens the charge again as of "now".
+ */
+bool
+charge_begin(RelationSet *set, Charge *charge, RelationView view, TimestampTz now)
+{
+	LimitSet   *limits = &charge->limits;
+
+	charge->now = now;
+	charge->lapsed = NIL;
+	if (now >= limits->valid_until)
+		return false;
+	for (int i = 0; i < limits->nlimits; i++)
+		account_roll(charge->accounts[i], now);
+
+	memset(&charge->bonuses, 0, sizeof(BonusSet));
+	if (charge->event)
+	{
+		ListCell   *lc;
+
+		(void) charge_account(set, charge, view, charge->event->period);
+		foreach(lc, charge->event->rate_periods)
+			(void) charge_account(set, charge, view, lfirst(lc));
+	}
+	if (limits->nlimits > 0 || charge->event)
+		bonus_read(set, &charge->user_id, charge->metric, now, view, &charge->bonuses);
+	if (charge->naccounts > 0)
+		find_lapsed(set, charge, view);
+	if (charge->lapsed)
+		release_lapsed(set, charge, view);
+	return true;
+}
+
+/*
+ * Read a charge as of a time, or of the first one after it at which its limits
+ * do not change while it is read
+ */
+void
+charge_read_as_of(RelationSet *set, Charge *charge, RelationView view, TimestampTz at)
+{
+	for (;;)
+	{
+		charge_open(set, charge, view, at);
+		at = charge_time(charge, Max(clock_now(), at));
+		if (charge_begin(set, charge, view, at))
+			return;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * Let SERIALIZABLE know what the answer rests on, where it is what the
+ * caller's snapshot sees.  A grant writes its accounts and the bonuses that
+ * pay, and whoever changes them at the same time meets that; unless a
+ * savepoint can undo it, because then the caller has still seen the answer.
+ */
+void
+charge_register(RelationSet *set, const Charge *charge, bool writes)
+{
+	bool		all = !writes || GetCurrentTransactionNestLevel() > 1;
+
+	if (!guc_registers_reads())
+		return;
+	for (int i = 0; all && i < charge->naccounts; i++)
+		account_register(set, charge->accounts[i]);
+	bonus_register(set, &charge->bonuses, all);
+}
+
+/* ---------------------------------------------------------------------------
+ * Deciding
+ * ------------------------------------------------------------------------- */
+
+/* The account that bonuses extend; there are limits, or an event */
+Account *
+charge_allowance(const Charge *charge)
+{
+	return charge->accounts[charge->limits.allowance];
+}
+
+static void
+set_input(Charge *charge, Amount amount, int nstates, int allowance)
+{
+	DecisionInput *in = &charge->input;
+
+	in->amount = amount;
+	in->now = charge->now;
+	in->limits = charge->states;
+	in->nlimits = nstates;
+	in->allowance = allowance;
+	in->bonuses = charge->bonuses.bonuses;
+	in->nbonuses = charge->bonuses.n;
+}
+
+/* The limits of now, and the present periods */
+static void
+set_present(Charge *charge, Amount amount)
+{
+	int			n = charge->limits.nlimits;
+
+	charge->states = palloc0((n + 1) * sizeof(WindowState));
+	for (int i = 0; i < n; i++)
+		account_state(charge->accounts[i], &charge->accounts[i]->current,
+					  &charge->states[i]);
+	charge->state_accounts = charge->accounts;
+	set_input(charge, amount, n, charge->limits.allowance);
+}
+
+/* Decide on a request of so many units; its result is in charge->decision */
+void
+charge_decide(Charge *charge, Amount amount)
+{
+	set_present(charge, amount);
+	decide(&charge->input, &charge->decision);
+}
+
+/*
+ * Decide on units beyond those that charge->event holds, in the windows and
+ * periods that it was made in.  Where its allowance is not limited as such any
+ * more, nothing more is granted.
+ */
+void
+charge_decide_as_event(RelationSet *set, Charge *charge, RelationView view,
+					   Amount amount)
+{
+	const Event *event = charge->event;
+	int			n = 0;
+	int			allowance = -1;
+
+	charge->states = palloc0((charge->naccounts + 1) * sizeof(WindowState));
+	charge->state_accounts = palloc0((charge->naccounts + 1) * sizeof(Account *));
+	for (int i = 0; i < charge->limits.nlimits; i++)
+	{
+		Account    *account = charge->accounts[i];
+		const char *window = account->limit->period_name;
+		AccountPeriod *p;
+		ListCell   *lc;
+		bool		named = strcmp(window, event->period) == 0;
+
+		if (named)
+			allowance = n;
+		foreach(lc, event->rate_periods)
+			named |= strcmp(window, lfirst(lc)) == 0;
+		if (!named)
+			continue;
+		p = account_period_at(set, account, view, event->effective_at);
+		if (p == NULL)
+			continue;
+		account_state(account, p, &charge->states[n]);
+		charge->state_accounts[n++] = account;
+	}
+	set_input(charge, amount, allowance < 0 ? 0 : n, Max(allowance, 0));
+	decide(&charge->input, &charge->decision);
+}
+
+/* Report the state after what was moved, as it is at present */
+void
+charge_report(Charge *charge)
+{
+	set_present(charge, 0);
+	for (int b = 0; b < charge->bonuses.n; b++)
+	{
+		BonusState *bonus = &charge->bonuses.bonuses[b];
+
+		if (!charge->bonuses.rows[b].useless)
+			bonus->left -= bonus->take + bonus->hold;
+	}
+	decision_report(&charge->input, &charge->decision.after);
+	for (int b = 0; b < charge->bonuses.n; b++)
+	{
+		BonusState *bonus = &charge->bonuses.bonuses[b];
+
+		if (!charge->bonuses.rows[b].useless)
+			bonus->left += bonus->take + bonus->hold;
+	}
+}
+
+/* Remember what bonuses[].take and .hold tell as the lines of the event */
+void
+charge_take_lines(Charge *charge)
+{
+	Event		event = {0};
+
+	bonus_lines(&charge->bonuses, &event);
+	charge->lines = event.lines;
+	charge->nlines = event.nlines;
+}
+
+/* When the charge may change by itself next, other than by the end of periods */
+static TimestampTz
+next_change(RelationSet *set, const Charge *charge, RelationView view)
+{
+	TimestampTz at = charge->limits.valid_until;
+	bool		holds = false;
+
+	for (int i = 0; i < charge->naccounts; i++)
+		holds |= charge->accounts[i]->current.held > 0;
+	for (int b = 0; b < charge->bonuses.n; b++)
+		holds |= charge->bonuses.rows[b].held > charge->bonuses.rows[b].lapsed;
+	if (holds)
+		at = Min(at, hold_next_expiry(set, &charge->user_id, charge->metric,
+									  charge->now, view));
+	return at;
+}
+
+/*
+ * When a denied request would be granted by waiting alone: microseconds, or
+ * DECISION_NEVER.  The decision knows the limits and holds of now; where one
+ * of them ends before that, the request is decided again as of then.
+ */
+int64
+charge_retry_after(RelationSet *set, const Charge *charge, RelationView view)
+{
+	MemoryContext contexts[2] = {NULL, NULL};
+	MemoryContext old = CurrentMemoryContext;
+	Charge		charges[2];
+	const Charge *c = charge;
+	int64		wait = charge->decision.retry_after;
+	Amount		amount = charge->input.amount;
+
+	for (int step = 0; step < LOOK_AHEAD_STEPS; step++)
+	{
+		int			i = step % 2;
+		Charge	   *later = &charges[i];
+		TimestampTz at = next_change(set, c, view);
+
+		if (at == DT_NOEND || at - charge->now > LOOK_AHEAD_MAX ||
+			(wait != DECISION_NEVER && c->now + wait < at))
+			break;
+
+		/* what was read before is needed to read the next, and no longer */
+		if (contexts[i])
+			MemoryContextReset(contexts[i]);
+		else
+			contexts[i] = AllocSetContextCreate(old, "quota look-ahead",
+												ALLOCSET_SMALL_SIZES);
+		MemoryContextSwitchTo(contexts[i]);
+		memset(later, 0, sizeof(*later));
+		later->user_id = charge->user_id;
+		later->metric = charge->metric;
+		charge_read_as_of(set, later, view, at);
+		charge_decide(later, amount);
+		CHECK_FOR_INTERRUPTS();
+		for (int a = 0; a < later->naccounts; a++)
+			ExecClearTuple(later->accounts[a]->slot);
+		c = later;
+		wait = c->decision.allowed ? 0 : c->decision.retry_after;
+	}
+	MemoryContextSwitchTo(old);
+	return wait == DECISION_NEVER ? DECISION_NEVER : c->now - charge->now + wait;
+}

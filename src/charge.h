@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * charge.h
+ *	  A charge: the accounts of one subject and metric that a request moves.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUOTA_CHARGE_H
+#define QUOTA_CHARGE_H
+
+#include "account.h"
+#include "bonus.h"
+#include "limit.h"
+#include "outcome.h"
+
+typedef struct Charge
+{
+	/* what is asked */
+	pg_uuid_t	user_id;
+	const char *metric;			/* aliases resolved */
+	Amount		amount;			/* negative: give back */
+	int			item;			/* of the request that it belongs to */
+	int			level;			/* 0 = the subject, 1 = its parent, ... */
+	Event	   *event;			/* that is undone or completed, or NULL */
+
+	/* what was read */
+	TimestampTz now;			/* time of the decision */
+	LimitSet	limits;
+	Account   **accounts;		/* one for each limit, in the same order; then
+								 * those that only holds or "event" name */
+	int			naccounts;
+	BonusSet	bonuses;
+	List	   *lapsed;			/* Event: holds that have ended at "now" */
+
+	/* what was decided */
+	DecisionInput input;
+	WindowState *states;
+	Account   **state_accounts; /* the account of each state */
+	Decision	decision;
+	EventKind	kind;
+	Movement	moved;
+	EventLine  *lines;			/* of "moved" */
+	int			nlines;
+} Charge;
+
+extern void charge_open(RelationSet *set, Charge *charge, RelationView view,
+						TimestampTz at);
+extern TimestampTz charge_time(const Charge *charge, TimestampTz at);
+extern bool charge_begin(RelationSet *set, Charge *charge, RelationView view,
+						 TimestampTz now);
+extern void charge_read_as_of(RelationSet *set, Charge *charge,
+							  RelationView view, TimestampTz at);
+extern void charge_decide(Charge *charge, Amount amount);
+extern void charge_decide_as_event(RelationSet *set, Charge *charge,
+								   RelationView view, Amount amount);
+extern void charge_report(Charge *charge);
+extern int64 charge_retry_after(RelationSet *set, const Charge *charge,
+								RelationView view);
+extern void charge_register(RelationSet *set, const Charge *charge, bool writes);
+extern Account *charge_account(RelationSet *set, Charge *charge,
+							   RelationView view, const char *period);
+extern void charge_move(RelationSet *set, Charge *charge, RelationView view,
+						const Event *event, const Movement *moved,
+						bool may_be_gone);
+extern void charge_negate_held(const Event *hold, Movement *moved);
+extern void charge_take_lines(Charge *charge);
+extern Account *charge_allowance(const Charge *charge);
+
+#endif							/* QUOTA_CHARGE_H */
