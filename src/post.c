@@ -698,7 +698,8 @@ audit(Posting *posting)
 		const Event *event = posting->event;
 		Amount		amount = request->has_amount ? request->amount :
 			request->kind == REQUEST_CANCEL ? 0 :
-			parts_total(request->kind == REQUEST_REFUND ? &event->moved.used : &event->moved.held);
+			request->kind == REQUEST_REFUND ? -posting->outcomes[0].granted :
+			parts_total(&event->moved.held);
 
 		audit_insert(posting->set, &event->user_id, action_name(posting, 0), amount,
 					 &posting->outcomes[0], posting->waited, posting->now);
