@@ -322,7 +322,7 @@ COMMENT ON COLUMN quota.usage_events.overage IS 'Units of amount beyond the allo
 COMMENT ON COLUMN quota.usage_events.cost IS 'What the overage costs';
 COMMENT ON COLUMN quota.usage_events.requested IS 'Units that were asked for; NULL = as many as were moved';
 COMMENT ON COLUMN quota.usage_events.effective_at IS 'Instant whose period the units belong to, that of the event that is undone or completed; NULL = created_at';
-COMMENT ON COLUMN quota.usage_events.refers_to IS 'The event that this one undoes (refund) or completes (settle, cancel, expire); of the other subjects charged by one call, the event of the first; NULL = none';
+COMMENT ON COLUMN quota.usage_events.refers_to IS 'The event that this one undoes (refund) or completes (settle, cancel, expire); or whose overage it pays for (repay); of the other subjects charged by one call, the event of the first; NULL = none';
 COMMENT ON COLUMN quota.usage_events.expires_at IS 'reserve: first instant at which the units are no longer set aside';
 COMMENT ON COLUMN quota.usage_events.held IS 'Units set aside by it; negative where they no longer are; NULL = none';
 COMMENT ON COLUMN quota.usage_events.held_bonus IS 'Units of held that bonuses set aside; NULL = none';
@@ -406,6 +406,10 @@ COMMENT ON INDEX quota.idx_usage_events_refers_to IS
 CREATE INDEX idx_usage_events_holds
 	ON quota.usage_events (user_id, metric, expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON INDEX quota.idx_usage_events_holds IS 'Reservations of a subject and metric by expiry';
+
+CREATE INDEX idx_usage_events_overage
+	ON quota.usage_events (user_id, metric, created_at) WHERE overage > 0;
+COMMENT ON INDEX quota.idx_usage_events_overage IS 'What was granted beyond allowance and bonuses, by time';
 
 CREATE INDEX idx_usage_events_user ON quota.usage_events (user_id, id);
 COMMENT ON INDEX quota.idx_usage_events_user IS 'Ledger of one subject by time';

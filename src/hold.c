@@ -42,26 +42,10 @@ List *
 hold_find_lapsed(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 				 TimestampTz from, TimestampTz now, RelationView view)
 {
-	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
-	Datum		keys[2] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric)};
-	RelationScan *scan;
-	List	   *found = NIL;
 	List	   *lapsed = NIL;
 	ListCell   *lc;
 
-	scan = relation_scan_begin_range(set, INDEX_USAGE_EVENTS_HOLDS, 2, keys,
-									 from, now, false, view);
-	while (relation_scan_next(scan, slot))
-	{
-		Event	   *event = palloc(sizeof(Event));
-
-		ledger_read_row(slot, event);
-		found = lappend(found, event);
-	}
-	relation_scan_end(scan);
-	ExecClearTuple(slot);
-
-	foreach(lc, found)
+	foreach(lc, ledger_find_reserves(set, user_id, metric, from, now, view))
 	{
 		Event	   *event = lfirst(lc);
 

@@ -147,8 +147,8 @@ names_from_array(Datum array)
  * Read an event's row, without its lines; strings are palloc'd.  The key is
  * not read.
  */
-void
-ledger_read_row(TupleTableSlot *slot, Event *event)
+static void
+read_row(TupleTableSlot *slot, Event *event)
 {
 	bool		isnull;
 	Datum		datum;
@@ -256,7 +256,7 @@ ledger_find_key(RelationSet *set, const KeyHash *key, Event *event)
 	if (guc_registers_reads())
 		relation_register(set, TABLE_USAGE_EVENTS, slot);
 
-	ledger_read_row(slot, event);
+	read_row(slot, event);
 	if (event->outcome == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -274,9 +274,27 @@ ledger_find(RelationSet *set, const pg_uuid_t *id, RelationView view, Event *eve
 
 	if (!relation_find(set, INDEX_USAGE_EVENTS_PKEY, 1, &key, view, slot))
 		return false;
-	ledger_read_row(slot, event);
+	read_row(slot, event);
 	ExecClearTuple(slot);
 	return true;
+}
+
+/* The events that a scan finds, without their lines: a list of Event */
+static List *
+read_all(RelationScan *scan, TupleTableSlot *slot)
+{
+	List	   *events = NIL;
+
+	while (relation_scan_next(scan, slot))
+	{
+		Event	   *event = palloc(sizeof(Event));
+
+		read_row(slot, event);
+		events = lappend(events, event);
+	}
+	relation_scan_end(scan);
+	ExecClearTuple(slot);
+	return events;
 }
 
 /* All events that refer to one, without their lines: a list of Event */
@@ -285,19 +303,32 @@ ledger_find_referring(RelationSet *set, const pg_uuid_t *id, RelationView view)
 {
 	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
 	Datum		key = UUIDPGetDatum(id);
-	RelationScan *scan = relation_scan_begin(set, INDEX_USAGE_EVENTS_REFERS_TO, 1, &key, view);
-	List	   *events = NIL;
 
-	while (relation_scan_next(scan, slot))
-	{
-		Event	   *event = palloc(sizeof(Event));
+	return read_all(relation_scan_begin(set, INDEX_USAGE_EVENTS_REFERS_TO, 1, &key, view), slot);
+}
 
-		ledger_read_row(slot, event);
-		events = lappend(events, event);
-	}
-	relation_scan_end(scan);
-	ExecClearTuple(slot);
-	return events;
+/* Reservations of a subject and metric that expire between two instants, as above */
+List *
+ledger_find_reserves(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+					 TimestampTz from, TimestampTz to, RelationView view)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
+	Datum		keys[2] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric)};
+
+	return read_all(relation_scan_begin_range(set, INDEX_USAGE_EVENTS_HOLDS, 2, keys,
+											  from, to, false, view), slot);
+}
+
+/* The events since an instant that were granted overage, oldest first, as above */
+List *
+ledger_find_overage(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+					TimestampTz from, RelationView view)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
+	Datum		keys[2] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric)};
+
+	return read_all(relation_scan_begin_range(set, INDEX_USAGE_EVENTS_OVERAGE, 2, keys,
+											  from, DT_NOEND, false, view), slot);
 }
 
 /* The names as an array of text */

@@ -74,8 +74,13 @@ extern bool ledger_find(RelationSet *set, const pg_uuid_t *id,
 						RelationView view, Event *event);
 extern List *ledger_find_referring(RelationSet *set, const pg_uuid_t *id,
 								   RelationView view);
+extern List *ledger_find_reserves(RelationSet *set, const pg_uuid_t *user_id,
+								  const char *metric, TimestampTz from,
+								  TimestampTz to, RelationView view);
+extern List *ledger_find_overage(RelationSet *set, const pg_uuid_t *user_id,
+								 const char *metric, TimestampTz from,
+								 RelationView view);
 extern void ledger_read_lines(RelationSet *set, RelationView view, Event *event);
-extern void ledger_read_row(TupleTableSlot *slot, Event *event);
 extern void ledger_insert(RelationSet *set, Event *event);
 
 #endif							/* QUOTA_LEDGER_H */

@@ -11,6 +11,7 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -86,10 +87,18 @@ quota_repay_overage(PG_FUNCTION_ARGS)
 	Request		request;
 	RequestItem item;
 	Outcome		outcome;
+	Amount		repaid = 0;
 
 	read_account(fcinfo, REQUEST_REPAY, "repay_overage()", &request, &item);
-	post(&request, &outcome);
-	PG_RETURN_DATUM(amount_get_datum(outcome.allowed ? outcome.bonus_used : 0));
+	/* one event at a time */
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		post(&request, &outcome);
+		if (outcome.allowed)
+			repaid += outcome.bonus_used;
+	} while (outcome.allowed);
+	PG_RETURN_DATUM(amount_get_datum(repaid));
 }
 
 /* Lock the accounts of some subjects, so that nobody else moves anything there */

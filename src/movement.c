@@ -426,6 +426,28 @@ lower_amounts(Posting *posting)
 		posting->charges[i].amount = most;
 }
 
+/* Give back what an item has; its parents give back as much, if they have it */
+static void
+release_item(Posting *posting, int item)
+{
+	Charge	   *main = movement_main(posting, item);
+
+	if (main == NULL || main->amount >= 0)
+		return;
+	give_back(posting, main, &charge_allowance(main)->current, -main->amount);
+	main->kind = EVENT_RELEASE;
+	for (int i = 0; i < posting->ncharges; i++)
+	{
+		Charge	   *charge = &posting->charges[i];
+
+		if (charge->item != item || charge == main || charge->limits.nlimits == 0)
+			continue;
+		charge->amount = amount_max(charge->amount, parts_total(&main->moved.used));
+		give_back(posting, charge, &charge_allowance(charge)->current, -charge->amount);
+		charge->kind = EVENT_RELEASE;
+	}
+}
+
 /* Decide items that take, or give back what gauges have */
 static Verdict
 decide_items(Posting *posting)
@@ -445,9 +467,6 @@ decide_items(Posting *posting)
 			charge_decide(charge, 0);
 			charge->decision.allowed = true;
 			charge->decision.reason = REASON_OK;
-			charge->kind = EVENT_RELEASE;
-			if (charge->limits.nlimits > 0)
-				give_back(posting, charge, &charge_allowance(charge)->current, -charge->amount);
 			continue;
 		}
 		charge_decide(charge, charge->amount);
@@ -460,6 +479,8 @@ decide_items(Posting *posting)
 	for (int i = 0; i < posting->ncharges; i++)
 		if (posting->charges[i].amount > 0 && posting->charges[i].limits.nlimits > 0)
 			take(posting, &posting->charges[i]);
+	for (int i = 0; i < posting->request->nitems; i++)
+		release_item(posting, i);
 	return VERDICT_GRANTED;
 }
 
@@ -561,39 +582,107 @@ decide_tidy(Posting *posting)
 	return due ? VERDICT_GRANTED : VERDICT_DENIED;
 }
 
-/* Have bonuses pay for the overage of the current period */
+static void
+add_lines(Event *event, const EventLine *lines, int n)
+{
+	for (int l = 0; l < n; l++)
+	{
+		int			i = 0;
+
+		while (i < event->nlines &&
+			   memcmp(&event->lines[i].bonus_id, &lines[l].bonus_id, UUID_LEN) != 0)
+			i++;
+		if (i == event->nlines)
+		{
+			event->lines = i == 0 ? palloc(sizeof(EventLine)) :
+				repalloc(event->lines, (i + 1) * sizeof(EventLine));
+			event->lines[i] = lines[l];
+			event->nlines++;
+		}
+		else
+			event->lines[i].amount += lines[l].amount;
+	}
+}
+
+/*
+ * What is left of an event once its refunds are taken off, and what bonuses
+ * have repaid of its overage counts as theirs: in "left", and in its lines
+ */
+static void
+read_rest(Posting *posting, Event *event, Parts *left)
+{
+	ListCell   *lc;
+
+	*left = event->moved.used;
+	event->nlines = 0;
+	if (left->bonus != 0)
+		ledger_read_lines(posting->set, posting->view, event);
+	foreach(lc, ledger_find_referring(posting->set, &event->id, posting->view))
+	{
+		Event	   *later = lfirst(lc);
+
+		if (later->kind != EVENT_REFUND && later->kind != EVENT_REPAY)
+			continue;
+		parts_add(left, &later->moved.used);
+		if (later->moved.used.bonus != 0)
+			ledger_read_lines(posting->set, posting->view, later);
+		add_lines(event, later->lines, later->nlines);
+	}
+}
+
+/*
+ * Have bonuses pay for overage of the current period: of the oldest event that
+ * has any.  It refers to that event, so that a refund knows whose units they
+ * are.
+ */
 static Verdict
 decide_repay(Posting *posting)
 {
 	Charge	   *charge = &posting->charges[0];
 	AccountPeriod *p;
-	Parts	   *used = &charge->moved.used;
-	Parts		whole;
-	Parts		kept;
-	Amount		amount = 0;
+	ListCell   *lc;
 
 	charge_decide(charge, 0);
 	charge->decision.allowed = true;
 	if (charge->limits.nlimits == 0 || !charge_allowance(charge)->limit->repay)
 		return VERDICT_DENIED;
 	p = &charge_allowance(charge)->current;
-	for (int b = 0; b < charge->bonuses.n; b++)
-	{
-		BonusState *bonus = &charge->bonuses.bonuses[b];
-
-		bonus->take = amount_min(bonus->left, p->overage - amount);
-		amount += bonus->take;
-	}
-	if (amount == 0)
+	if (p->overage == 0 || charge->decision.before.bonus_remaining == 0)
 		return VERDICT_DENIED;
-	account_parts(p, &whole);
-	parts_keep(&whole, NULL, 0, parts_total(&whole) - amount, &kept, NULL);
-	used->bonus = amount;
-	used->overage = -amount;
-	used->cost = kept.cost - whole.cost;
-	charge->kind = EVENT_REPAY;
-	charge->amount = amount;
-	return VERDICT_GRANTED;
+	foreach(lc, ledger_find_overage(posting->set, &charge->user_id, charge->metric,
+									p->start, posting->view))
+	{
+		Event	   *event = lfirst(lc);
+		Parts	   *used = &charge->moved.used;
+		Parts		left;
+		Parts		kept;
+		Amount		amount = 0;
+
+		if (event->effective_at < p->start ||
+			strcmp(event->period, charge_allowance(charge)->limit->period_name) != 0)
+			continue;
+		read_rest(posting, event, &left);
+		if (left.overage <= 0)
+			continue;
+		for (int b = 0; b < charge->bonuses.n; b++)
+		{
+			BonusState *bonus = &charge->bonuses.bonuses[b];
+
+			bonus->take = amount_min(bonus->left, left.overage - amount);
+			amount += bonus->take;
+		}
+		parts_keep(&left, NULL, 0, parts_total(&left) - amount, &kept, NULL);
+		used->bonus = amount;
+		used->overage = -amount;
+		used->cost = kept.cost - left.cost;
+		charge->kind = EVENT_REPAY;
+		charge->amount = amount;
+		charge->event = event;
+		/* the rate windows have nothing to do with it */
+		event->rate_periods = NIL;
+		return VERDICT_GRANTED;
+	}
+	return VERDICT_DENIED;
 }
 
 /* ---------------------------------------------------------------------------
@@ -718,45 +807,15 @@ decide_resolution(Posting *posting)
 	return VERDICT_GRANTED;
 }
 
-/*
- * What is left of an event once all refunds of it are taken off: in "left",
- * and in the amounts of its lines
- */
-static void
-read_rest(Posting *posting, Event *event, Parts *left)
-{
-	ListCell   *lc;
-
-	*left = event->moved.used;
-	if (left->bonus != 0)
-		ledger_read_lines(posting->set, posting->view, event);
-	foreach(lc, ledger_find_referring(posting->set, &event->id, posting->view))
-	{
-		Event	   *refund = lfirst(lc);
-
-		if (refund->kind != EVENT_REFUND)
-			continue;
-		parts_add(left, &refund->moved.used);
-		if (refund->moved.used.bonus != 0)
-			ledger_read_lines(posting->set, posting->view, refund);
-		for (int r = 0; r < refund->nlines; r++)
-			for (int i = 0; i < event->nlines; i++)
-				if (memcmp(&event->lines[i].bonus_id, &refund->lines[r].bonus_id, UUID_LEN) == 0)
-					event->lines[i].amount += refund->lines[r].amount;
-	}
-}
 
 /* Give back units of an event: overage, bonuses from the last, allowance */
 static void
 refund_event(Posting *posting, Charge *charge, const Parts *left, Amount amount)
 {
 	Event	   *event = charge->event;
-	Account    *account = charge_account(posting->set, charge, posting->view, event->period);
-	AccountPeriod *p = account_period_at(posting->set, account, posting->view, event->effective_at);
 	Parts	   *moved = &charge->moved.used;
 	Amount	   *lines = palloc((event->nlines + 1) * sizeof(Amount));
 	Parts		kept;
-	Amount		repaid;
 
 	for (int i = 0; i < event->nlines; i++)
 		lines[i] = event->lines[i].amount;
@@ -770,16 +829,6 @@ refund_event(Posting *posting, Charge *charge, const Parts *left, Amount amount)
 
 		if (b >= 0)
 			charge->bonuses.bonuses[b].take += lines[i] - event->lines[i].amount;
-	}
-
-	/* overage that bonuses have paid for since goes back to them */
-	repaid = p == NULL ? 0 : amount_max(-moved->overage - p->overage, 0);
-	if (repaid > 0)
-	{
-		moved->overage += repaid;
-		moved->bonus -= repaid;
-		moved->cost = amount_max(moved->cost, -p->cost);
-		give_back_to_bonuses(posting, charge, repaid);
 	}
 }
 
