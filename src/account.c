@@ -83,6 +83,32 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 }
 
 /*
+ * A time before which no hold ends in any account of a subject and metric,
+ * limited or not; DT_NOEND if there is none
+ */
+TimestampTz
+account_holds_expire_at(RelationSet *set, const LimitSet *limits, RelationView view)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_TRACKING);
+	Datum		keys[2] = {UUIDPGetDatum(&limits->user_id), CStringGetTextDatum(limits->metric)};
+	RelationScan *scan = relation_scan_begin(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 2,
+											 keys, view);
+	TimestampTz result = DT_NOEND;
+
+	while (relation_scan_next(scan, slot))
+	{
+		bool		isnull;
+		Datum		datum = slot_getattr(slot, Anum_usage_tracking_holds_expire_at, &isnull);
+
+		if (!isnull)
+			result = Min(result, DatumGetTimestampTz(datum));
+	}
+	relation_scan_end(scan);
+	ExecClearTuple(slot);
+	return result;
+}
+
+/*
  * Let SERIALIZABLE know that the answer rests on the account.  One that does
  * not exist has all its room, whoever creates it.
  */
@@ -246,6 +272,16 @@ account_period_at(RelationSet *set, Account *account, RelationView view,
 		return NULL;
 	account->past = lappend(account->past, past);
 	return &past->period;
+}
+
+/* Units that a period has used, and what paid for them */
+void
+account_parts(const AccountPeriod *p, Parts *parts)
+{
+	parts->allowance = p->used;
+	parts->bonus = p->bonus_used;
+	parts->overage = p->overage;
+	parts->cost = p->cost;
 }
 
 /* What the decision needs to know of a period of an account */

@@ -62,10 +62,13 @@ typedef enum AccountLock
 
 extern void account_read(RelationSet *set, const LimitSet *limits,
 						 const QuotaLimit *limit, RelationView view, Account *account);
+extern TimestampTz account_holds_expire_at(RelationSet *set, const LimitSet *limits,
+										   RelationView view);
 extern void account_register(RelationSet *set, const Account *account);
 extern void account_roll(Account *account, TimestampTz now);
 extern AccountPeriod *account_period_at(RelationSet *set, Account *account,
 										RelationView view, TimestampTz at);
+extern void account_parts(const AccountPeriod *p, Parts *parts);
 extern void account_state(const Account *account, const AccountPeriod *p,
 						  WindowState *state);
 extern void account_move(Account *account, AccountPeriod *p, bool allowance,

@@ -132,9 +132,9 @@ charge_move(RelationSet *set, Charge *charge, RelationView view,
 }
 
 /*
- * Find the holds that have lapsed.  The accounts know when the next one does,
- * except after a change of plan to windows that no hold was made in; then a
- * bonus may tell that there are holds.
+ * Find the holds that have lapsed.  The accounts know when the next one does.
+ * After a change of plan these may be accounts of other windows, which matter
+ * as long as a bonus tells that there are holds.
  */
 static void
 find_lapsed(RelationSet *set, Charge *charge, RelationView view)
@@ -143,8 +143,8 @@ find_lapsed(RelationSet *set, Charge *charge, RelationView view)
 
 	for (int i = 0; i < charge->naccounts; i++)
 		from = Min(from, charge->accounts[i]->holds_expire_at);
-	if (from == DT_NOEND && bonus_any_held(&charge->bonuses))
-		from = DT_NOBEGIN;
+	if (bonus_any_held(&charge->bonuses))
+		from = Min(from, account_holds_expire_at(set, &charge->limits, view));
 	if (from <= charge->now)
 		charge->lapsed = hold_find_lapsed(set, &charge->user_id, charge->metric,
 										  from, charge->now, view);
@@ -337,6 +337,9 @@ charge_decide_as_event(RelationSet *set, Charge *charge, RelationView view,
 		if (p == NULL)
 			continue;
 		account_state(account, p, &charge->states[n]);
+		/* a period that is over does not start again */
+		if (p != &account->current)
+			charge->states[n].resets_at = DECISION_NEVER;
 		charge->state_accounts[n++] = account;
 	}
 	set_input(charge, amount, allowance < 0 ? 0 : n, Max(allowance, 0));
@@ -363,17 +366,6 @@ charge_report(Charge *charge)
 		if (!charge->bonuses.rows[b].useless)
 			bonus->left += bonus->take + bonus->hold;
 	}
-}
-
-/* Remember what bonuses[].take and .hold tell as the lines of the event */
-void
-charge_take_lines(Charge *charge)
-{
-	Event		event = {0};
-
-	bonus_lines(&charge->bonuses, &event);
-	charge->lines = event.lines;
-	charge->nlines = event.nlines;
 }
 
 /* When the charge may change by itself next, other than by the end of periods */

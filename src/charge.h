@@ -39,7 +39,7 @@ typedef struct Charge
 	Decision	decision;
 	EventKind	kind;
 	Movement	moved;
-	EventLine  *lines;			/* of "moved" */
+	EventLine  *lines;			/* of "moved", or NULL: as the bonuses tell */
 	int			nlines;
 } Charge;
 
@@ -63,7 +63,6 @@ extern void charge_move(RelationSet *set, Charge *charge, RelationView view,
 						const Event *event, const Movement *moved,
 						bool may_be_gone);
 extern void charge_negate_held(const Event *hold, Movement *moved);
-extern void charge_take_lines(Charge *charge);
 extern Account *charge_allowance(const Charge *charge);
 
 #endif							/* QUOTA_CHARGE_H */

@@ -212,16 +212,18 @@ time_until(const DecisionInput *in, int64_t at)
 	return at > in->now ? at - in->now : 0;
 }
 
+typedef bool (*WindowTest) (const DecisionInput *in, int i, int64_t at);
+
 /*
- * When a window that denies now would admit the request by itself: at the end
- * of its period, if a fresh one is enough.
+ * When a window that fails a test now would pass it by itself: at the end of
+ * its period, if a fresh one is enough.
  */
 static int64_t
-window_retry_after(const DecisionInput *in, int i)
+window_retry_after(const DecisionInput *in, int i, WindowTest passes)
 {
 	int64_t		at = in->limits[i].resets_at;
 
-	if (at == DECISION_NEVER || !window_admits_at(in, i, at))
+	if (at == DECISION_NEVER || !passes(in, i, at))
 		return DECISION_NEVER;
 	return time_until(in, at);
 }
@@ -254,9 +256,7 @@ retry_after(const DecisionInput *in)
  * one that fails it longest.
  */
 static bool
-find_denial(const DecisionInput *in,
-			bool (*passes) (const DecisionInput *in, int i, int64_t at),
-			bool shadow_only, int *binding)
+find_denial(const DecisionInput *in, WindowTest passes, bool shadow_only, int *binding)
 {
 	bool		denied = false;
 	int64_t		longest = 0;
@@ -269,7 +269,7 @@ find_denial(const DecisionInput *in,
 			passes(in, i, in->now))
 			continue;
 
-		retry = window_retry_after(in, i);
+		retry = window_retry_after(in, i, passes);
 		if (!denied || retry > longest ||
 			(retry == longest && window_longer(in, i, *binding)))
 		{

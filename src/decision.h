@@ -133,6 +133,24 @@ parts_total(const Parts *p)
 	return p->allowance + p->bonus + p->overage;
 }
 
+static inline void
+parts_subtract(Parts *a, const Parts *b)
+{
+	a->allowance -= b->allowance;
+	a->bonus -= b->bonus;
+	a->overage -= b->overage;
+	a->cost -= b->cost;
+}
+
+static inline void
+parts_add(Parts *a, const Parts *b)
+{
+	a->allowance += b->allowance;
+	a->bonus += b->bonus;
+	a->overage += b->overage;
+	a->cost += b->cost;
+}
+
 extern int	bonus_compare(const BonusState *a, const BonusState *b);
 extern void decide(const DecisionInput *in, Decision *out);
 extern void decision_report(const DecisionInput *in, LimitReport *out);

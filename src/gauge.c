@@ -55,6 +55,7 @@ quota_set_gauge(PG_FUNCTION_ARGS)
 				 errmsg("value must not be null"),
 				 errhint("Pass the level that the gauge stands at.")));
 	item.amount = amount_from_argument_or_zero(PG_GETARG_NUMERIC(2));
+	request.metadata = guard_reason(fcinfo, 3);
 	post(&request, &outcome);
 	PG_RETURN_DATUM(outcome_get_datum(&outcome));
 }

@@ -111,6 +111,35 @@ guard_metadata(FunctionCallInfo fcinfo, int arg)
 	return JsonbPGetDatum(metadata);
 }
 
+/* A reason, as {"reason": text}; 0 if none was given */
+Datum
+guard_reason(FunctionCallInfo fcinfo, int arg)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue	key = {.type = jbvString};
+	JsonbValue	value = {.type = jbvString};
+	text	   *reason;
+
+	if (PG_ARGISNULL(arg))
+		return (Datum) 0;
+	reason = PG_GETARG_TEXT_PP(arg);
+	if (VARSIZE_ANY_EXHDR(reason) > REQUEST_MAX_METADATA / 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("reason is too long"),
+				 errdetail("It has %d bytes, at most %d are kept.",
+						   (int) VARSIZE_ANY_EXHDR(reason), REQUEST_MAX_METADATA / 2),
+				 errhint("Keep it short, and details in a table of your own.")));
+	key.val.string.val = "reason";
+	key.val.string.len = strlen("reason");
+	value.val.string.val = VARDATA_ANY(reason);
+	value.val.string.len = VARSIZE_ANY_EXHDR(reason);
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	(void) pushJsonbValue(&state, WJB_KEY, &key);
+	(void) pushJsonbValue(&state, WJB_VALUE, &value);
+	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+}
+
 /* An amount of a caller: above 0, finite, at most 6 decimals; else 22023 */
 Amount
 guard_amount(FunctionCallInfo fcinfo, int arg)

@@ -19,6 +19,7 @@ extern Amount guard_amount(FunctionCallInfo fcinfo, int arg);
 extern void guard_key_value(const text *key);
 extern text *guard_key(FunctionCallInfo fcinfo, int arg);
 extern Datum guard_metadata(FunctionCallInfo fcinfo, int arg);
+extern Datum guard_reason(FunctionCallInfo fcinfo, int arg);
 extern pg_uuid_t guard_id(FunctionCallInfo fcinfo, int arg, const char *what,
 						  const char *hint);
 extern pg_uuid_t guard_user_id(FunctionCallInfo fcinfo, int arg);

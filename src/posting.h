@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * posting.h
- *	  One request on its way through the engine; for post.c and movement.c.
+ *	  One request on its way through the engine; shared by the files of the
+ *	  engine: post.c, charges.c, movement.c, settlement.c, write.c, answer.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,8 +46,32 @@ typedef struct Posting
 	int			tries;			/* that were in vain */
 } Posting;
 
-extern void movement_find_charges(Posting *posting);
+/* charges.c */
+extern void charges_find(Posting *posting);
+extern Charge *charges_main(const Posting *posting, int item);
+extern void charges_raise_not_refundable(const pg_uuid_t *id, const char *detail,
+										 const char *hint);
+
+/* movement.c */
 extern Verdict movement_decide(Posting *posting);
-extern Charge *movement_main(const Posting *posting, int item);
+extern void movement_give_back(Posting *posting, Charge *charge,
+							   const AccountPeriod *p, Amount amount);
+extern bool movement_is_gauge(const Charge *charge);
+
+/* settlement.c */
+extern Verdict settlement_repay(Posting *posting);
+extern Verdict settlement_resolve(Posting *posting);
+extern Verdict settlement_refund(Posting *posting);
+
+/* write.c */
+extern bool posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged);
+extern bool posting_write(Posting *posting);
+extern void posting_record(Posting *posting);
+
+/* answer.c */
+extern bool answer_again(Posting *posting);
+extern void answer_grant(Posting *posting, int item, bool after, Outcome *outcome);
+extern void answer(Posting *posting, Verdict verdict);
+extern void answer_audit(Posting *posting);
 
 #endif							/* QUOTA_POSTING_H */

@@ -307,7 +307,13 @@ relation_set_updates_plainly(Relation rel)
 void
 relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table)
 {
-	if (rri->ri_IndexRelationDescs == NULL)
-		ExecOpenIndices(rri, table == TABLE_USAGE_TRACKING);
+	MemoryContext old;
+
+	if (rri->ri_IndexRelationDescs != NULL)
+		return;
+	/* they live as long as the call, whatever the request's memory does */
+	old = MemoryContextSwitchTo(GetMemoryChunkContext(rri));
+	ExecOpenIndices(rri, table == TABLE_USAGE_TRACKING);
+	MemoryContextSwitchTo(old);
 }
 

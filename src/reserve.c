@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "fmgr.h"
-#include "utils/jsonb.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -100,24 +99,6 @@ quota_cancel_reservation(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(outcome_get_datum(&outcome));
 }
 
-/* {"reason": text} as jsonb */
-static Datum
-reason_as_metadata(text *reason)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue	key = {.type = jbvString};
-	JsonbValue	value = {.type = jbvString};
-
-	key.val.string.val = "reason";
-	key.val.string.len = strlen("reason");
-	value.val.string.val = VARDATA_ANY(reason);
-	value.val.string.len = VARSIZE_ANY_EXHDR(reason);
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	(void) pushJsonbValue(&state, WJB_KEY, &key);
-	(void) pushJsonbValue(&state, WJB_VALUE, &value);
-	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
-}
-
 Datum
 quota_refund_quota(PG_FUNCTION_ARGS)
 {
@@ -130,19 +111,7 @@ quota_refund_quota(PG_FUNCTION_ARGS)
 	request.has_amount = !PG_ARGISNULL(1);
 	if (request.has_amount)
 		request.amount = guard_amount(fcinfo, 1);
-	if (!PG_ARGISNULL(2))
-	{
-		text	   *reason = PG_GETARG_TEXT_PP(2);
-
-		if (VARSIZE_ANY_EXHDR(reason) > REQUEST_MAX_METADATA / 2)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("reason is too long"),
-					 errdetail("It has %d bytes, at most %d are kept.",
-							   (int) VARSIZE_ANY_EXHDR(reason), REQUEST_MAX_METADATA / 2),
-					 errhint("Keep it short, and details in a table of your own.")));
-		request.metadata = reason_as_metadata(reason);
-	}
+	request.metadata = guard_reason(fcinfo, 2);
 	post(&request, &outcome);
 	PG_RETURN_DATUM(outcome_get_datum(&outcome));
 }
