@@ -407,10 +407,6 @@ CREATE INDEX idx_usage_events_holds
 	ON quota.usage_events (user_id, metric, expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON INDEX quota.idx_usage_events_holds IS 'Reservations of a subject and metric by expiry';
 
-CREATE INDEX idx_usage_events_overage
-	ON quota.usage_events (user_id, metric, created_at) WHERE overage > 0;
-COMMENT ON INDEX quota.idx_usage_events_overage IS 'What was granted beyond allowance and bonuses, by time';
-
 CREATE INDEX idx_usage_events_user ON quota.usage_events (user_id, id);
 COMMENT ON INDEX quota.idx_usage_events_user IS 'Ledger of one subject by time';
 

@@ -262,7 +262,8 @@ account_period_at(RelationSet *set, Account *account, RelationView view,
 	keys[1] = CStringGetTextDatum(account->limits->metric);
 	keys[2] = CStringGetTextDatum(account->limit->period_name);
 	scan = relation_scan_begin_range(set, INDEX_USAGE_HISTORY_ACCOUNT, 3, keys,
-									 DT_NOBEGIN, at, true, view);
+									 TimestampTzGetDatum(DT_NOBEGIN), TimestampTzGetDatum(at),
+									 true, view);
 	found = relation_scan_next(scan, past->slot);
 	relation_scan_end(scan);
 	if (!found)

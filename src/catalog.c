@@ -57,7 +57,7 @@ static const char *const indexes[INDEX_COUNT] = {
 	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = "idx_usage_events_idempotency_lookup",
 	[INDEX_USAGE_EVENTS_REFERS_TO] = "idx_usage_events_refers_to",
 	[INDEX_USAGE_EVENTS_HOLDS] = "idx_usage_events_holds",
-	[INDEX_USAGE_EVENTS_OVERAGE] = "idx_usage_events_overage",
+	[INDEX_USAGE_EVENTS_USER] = "idx_usage_events_user",
 	[INDEX_BONUS_ALLOCATIONS_PKEY] = "bonus_allocations_pkey",
 };
 

@@ -73,7 +73,8 @@ hold_next_expiry(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	bool		isnull;
 
 	scan = relation_scan_begin_range(set, INDEX_USAGE_EVENTS_HOLDS, 2, keys,
-									 now + 1, DT_NOEND, false, view);
+									 TimestampTzGetDatum(now + 1),
+									 TimestampTzGetDatum(DT_NOEND), false, view);
 	if (relation_scan_next(scan, slot))
 		result = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_events_expires_at, &isnull));
 	relation_scan_end(scan);

@@ -45,14 +45,10 @@ draw_random(unsigned char *random)
 	memcpy(random, pool[--left], ID_RANDOM);
 }
 
-/*
- * Make an identifier for an entry made at a time.  Raises an error if the
- * server has no source of randomness.
- */
-void
-id_generate(TimestampTz at, pg_uuid_t *id)
+/* The part of an identifier that tells the time; the rest is zero */
+static void
+set_time(TimestampTz at, unsigned char *d)
 {
-	unsigned char *d = id->data;
 	int64		msecs = at / 1000;
 	int			usecs = (int) (at % 1000);
 	uint32		fraction;
@@ -65,10 +61,30 @@ id_generate(TimestampTz at, pg_uuid_t *id)
 	msecs = Max(msecs + MSECS_2000, 0);
 	fraction = (uint32) usecs * 4096 / 1000;
 
+	memset(d, 0, UUID_LEN);
 	for (int b = 0; b < 6; b++)
 		d[b] = (unsigned char) (msecs >> (40 - 8 * b));
 	d[6] = 0x70 | (fraction >> 8);
 	d[7] = fraction & 0xFF;
+}
+
+/*
+ * Make an identifier for an entry made at a time.  Raises an error if the
+ * server has no source of randomness.
+ */
+void
+id_generate(TimestampTz at, pg_uuid_t *id)
+{
+	unsigned char *d = id->data;
+
+	set_time(at, d);
 	draw_random(d + 8);
 	d[8] = 0x80 | (d[8] & 0x3F);
+}
+
+/* What no identifier of an entry made at a time, or later, is less than */
+void
+id_lower_bound(TimestampTz at, pg_uuid_t *id)
+{
+	set_time(at, id->data);
 }

@@ -27,6 +27,7 @@
 #include "amount_numeric.h"
 #include "compat.h"
 #include "guc.h"
+#include "id.h"
 #include "ledger.h"
 
 static const char *const kind_names[] = {
@@ -316,19 +317,37 @@ ledger_find_reserves(RelationSet *set, const pg_uuid_t *user_id, const char *met
 	Datum		keys[2] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric)};
 
 	return read_all(relation_scan_begin_range(set, INDEX_USAGE_EVENTS_HOLDS, 2, keys,
-											  from, to, false, view), slot);
+											  TimestampTzGetDatum(from),
+											  TimestampTzGetDatum(to), false, view), slot);
 }
 
-/* The events since an instant that were granted overage, oldest first, as above */
+/*
+ * The events of a subject since an instant that were granted overage, oldest
+ * first, as above.  All its events since then are looked at.
+ */
 List *
 ledger_find_overage(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 					TimestampTz from, RelationView view)
 {
 	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
-	Datum		keys[2] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric)};
+	Datum		key = UUIDPGetDatum(user_id);
+	pg_uuid_t	first;
+	pg_uuid_t	last;
+	List	   *events = NIL;
+	ListCell   *lc;
 
-	return read_all(relation_scan_begin_range(set, INDEX_USAGE_EVENTS_OVERAGE, 2, keys,
-											  from, DT_NOEND, false, view), slot);
+	id_lower_bound(from, &first);
+	memset(&last, 0xFF, sizeof(last));
+	foreach(lc, read_all(relation_scan_begin_range(set, INDEX_USAGE_EVENTS_USER, 1, &key,
+												   UUIDPGetDatum(&first), UUIDPGetDatum(&last),
+												   false, view), slot))
+	{
+		Event	   *event = lfirst(lc);
+
+		if (event->moved.used.overage > 0 && strcmp(event->metric, metric) == 0)
+			events = lappend(events, event);
+	}
+	return events;
 }
 
 /* The names as an array of text */

@@ -54,20 +54,24 @@ static const struct
 {
 	QuotaTable	table;
 	RegProcedure equal[INDEX_MAX_LOOKUP_KEYS];
+	RegProcedure ge;			/* of the next column, for ranges */
+	RegProcedure le;
 }			index_info[INDEX_COUNT] =
 {
 	[INDEX_SUBSCRIPTIONS_PKEY] = {TABLE_SUBSCRIPTIONS, {F_UUID_EQ}},
 	[INDEX_LIMIT_OVERRIDES_LOOKUP] = {TABLE_LIMIT_OVERRIDES, {F_UUID_EQ, F_TEXTEQ}},
 	[INDEX_USAGE_TRACKING_QUOTA_LOOKUP] = {TABLE_USAGE_TRACKING, {F_UUID_EQ, F_TEXTEQ, F_TEXTEQ}},
-	[INDEX_USAGE_HISTORY_ACCOUNT] = {TABLE_USAGE_HISTORY, {F_UUID_EQ, F_TEXTEQ, F_TEXTEQ}},
+	[INDEX_USAGE_HISTORY_ACCOUNT] = {TABLE_USAGE_HISTORY, {F_UUID_EQ, F_TEXTEQ, F_TEXTEQ},
+	F_TIMESTAMPTZ_GE, F_TIMESTAMPTZ_LE},
 	[INDEX_USER_BONUSES_PKEY] = {TABLE_USER_BONUSES, {F_UUID_EQ}},
 	[INDEX_USER_BONUSES_AVAILABLE] = {TABLE_USER_BONUSES, {F_UUID_EQ, F_TEXTEQ}},
 	[INDEX_USER_BONUSES_USER] = {TABLE_USER_BONUSES, {F_UUID_EQ}},
 	[INDEX_USAGE_EVENTS_PKEY] = {TABLE_USAGE_EVENTS, {F_UUID_EQ}},
 	[INDEX_USAGE_EVENTS_IDEMPOTENCY_LOOKUP] = {TABLE_USAGE_EVENTS, {F_BYTEAEQ}},
 	[INDEX_USAGE_EVENTS_REFERS_TO] = {TABLE_USAGE_EVENTS, {F_UUID_EQ}},
-	[INDEX_USAGE_EVENTS_HOLDS] = {TABLE_USAGE_EVENTS, {F_UUID_EQ, F_TEXTEQ}},
-	[INDEX_USAGE_EVENTS_OVERAGE] = {TABLE_USAGE_EVENTS, {F_UUID_EQ, F_TEXTEQ}},
+	[INDEX_USAGE_EVENTS_HOLDS] = {TABLE_USAGE_EVENTS, {F_UUID_EQ, F_TEXTEQ},
+	F_TIMESTAMPTZ_GE, F_TIMESTAMPTZ_LE},
+	[INDEX_USAGE_EVENTS_USER] = {TABLE_USAGE_EVENTS, {F_UUID_EQ}, F_UUID_GE, F_UUID_LE},
 	[INDEX_BONUS_ALLOCATIONS_PKEY] = {TABLE_BONUS_ALLOCATIONS, {F_UUID_EQ}},
 };
 
@@ -143,15 +147,15 @@ view_snapshot(RelationSet *set, RelationView view)
 }
 
 /* Bounds, both inclusive, of the index column after the keys */
-typedef struct TimeRange
+typedef struct KeyRange
 {
-	TimestampTz from;
-	TimestampTz to;
-} TimeRange;
+	Datum		from;
+	Datum		to;
+} KeyRange;
 
 static RelationScan *
 scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
-		   const TimeRange *range, Snapshot snapshot)
+		   const KeyRange *range, Snapshot snapshot)
 {
 	RelationScan *scan = palloc0(sizeof(RelationScan));
 	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS + 2];
@@ -164,9 +168,9 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 		AttrNumber	column = nkeys + 1;
 
 		ScanKeyInit(&skeys[nkeys++], column, BTGreaterEqualStrategyNumber,
-					F_TIMESTAMPTZ_GE, TimestampTzGetDatum(range->from));
+					index_info[index].ge, range->from);
 		ScanKeyInit(&skeys[nkeys++], column, BTLessEqualStrategyNumber,
-					F_TIMESTAMPTZ_LE, TimestampTzGetDatum(range->to));
+					index_info[index].le, range->to);
 	}
 
 	scan->direction = ForwardScanDirection;
@@ -179,7 +183,7 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 
 static RelationScan *
 view_scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
-				const TimeRange *range, RelationView view)
+				const KeyRange *range, RelationView view)
 {
 	Snapshot	snapshot = view_snapshot(set, view);
 	RelationScan *scan;
@@ -208,15 +212,15 @@ relation_scan_begin(RelationSet *set, QuotaIndex index, int nkeys,
 }
 
 /*
- * The same, of those rows whose next column is a time between two instants,
- * both included, in the order of time or backward
+ * The same, of those rows whose next column (a time, or the id of an event)
+ * lies between two values, both included, in its order or backward
  */
 RelationScan *
 relation_scan_begin_range(RelationSet *set, QuotaIndex index, int nkeys,
-						  const Datum *keys, TimestampTz from, TimestampTz to,
+						  const Datum *keys, Datum from, Datum to,
 						  bool backward, RelationView view)
 {
-	TimeRange	range = {from, to};
+	KeyRange	range = {from, to};
 	RelationScan *scan = view_scan_begin(set, index, nkeys, keys, &range, view);
 
 	if (backward)

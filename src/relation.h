@@ -8,7 +8,6 @@
 #ifndef QUOTA_RELATION_H
 #define QUOTA_RELATION_H
 
-#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 
 #include "catalog.h"
@@ -53,7 +52,7 @@ extern RelationScan *relation_scan_begin(RelationSet *set, QuotaIndex index,
 										 RelationView view);
 extern RelationScan *relation_scan_begin_range(RelationSet *set, QuotaIndex index,
 											   int nkeys, const Datum *keys,
-											   TimestampTz from, TimestampTz to,
+											   Datum from, Datum to,
 											   bool backward, RelationView view);
 extern bool relation_scan_next(RelationScan *scan, TupleTableSlot *slot);
 extern void relation_scan_end(RelationScan *scan);

@@ -314,6 +314,19 @@ relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table)
 	/* they live as long as the call, whatever the request's memory does */
 	old = MemoryContextSwitchTo(GetMemoryChunkContext(rri));
 	ExecOpenIndices(rri, table == TABLE_USAGE_TRACKING);
+
+	/*
+	 * The executor would plan the predicates of partial indexes again before
+	 * it compiles them.  They come planned from the relation cache, and
+	 * planning costs more than all the rest of such an index.
+	 */
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+	{
+		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+
+		if (info->ii_Predicate != NIL && info->ii_PredicateState == NULL)
+			info->ii_PredicateState = ExecInitQual(info->ii_Predicate, NULL);
+	}
 	MemoryContextSwitchTo(old);
 }
 
