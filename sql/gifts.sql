@@ -239,7 +239,7 @@ DECLARE
 	v_hash		bytea;
 	v_now		timestamptz;
 	v_gift		quota.gifts;
-	v_locked	integer;
+	v_parties	integer;
 	v_detail	jsonb;
 BEGIN
 	PERFORM quota.checked_user(p_from);
@@ -267,8 +267,8 @@ BEGIN
 		WHERE p.user_id IN (p_from, p_to) AND p.metric = v_metric
 		ORDER BY p.user_id
 		FOR NO KEY UPDATE;
-	GET DIAGNOSTICS v_locked = ROW_COUNT;
-	PERFORM quota.checked_write(CASE WHEN v_locked = 2 THEN p_from END, 'quota.gift_parties');
+	GET DIAGNOSTICS v_parties = ROW_COUNT;
+	PERFORM quota.checked_write(CASE WHEN v_parties = 2 THEN p_from END, 'quota.gift_parties');
 
 	already_processed := false;
 	IF v_hash IS NOT NULL THEN
@@ -296,6 +296,8 @@ BEGIN
 			PERFORM quota.repay_overage(p_to, v_metric);
 			UPDATE quota.gift_parties p SET last_gift_at = v_now
 				WHERE p.user_id IN (p_from, p_to) AND p.metric = v_metric;
+			GET DIAGNOSTICS v_parties = ROW_COUNT;
+			PERFORM quota.checked_write(CASE WHEN v_parties = 2 THEN p_from END, 'quota.gift_parties');
 			INSERT INTO quota.gifts (id, from_user_id, to_user_id, metric, amount, reason, key_hash,
 					giver_remaining, receiver_remaining, created_at)
 				VALUES (v_gift.id, p_from, p_to, v_metric, trim_scale(p_amount), p_reason, v_hash,

@@ -128,8 +128,8 @@ SELECT count(*) FROM usage_events WHERE user_id = :'dan';
 
 -- Taken back --------------------------------------------------------------------------------
 
-SELECT grant_bonus(:'eve', 'billing_hard', 5, NULL, 'A') AS a, grant_bonus(:'eve', 'billing_hard', 7, NULL, 'B') AS b,
-	grant_bonus(:'eve', 'billing_hard', 3, '2026-03-11', 'C') AS c \gset
+SELECT grant_bonus(:'eve', 'billing_hard', 5, NULL, 'A', 1) AS a, grant_bonus(:'eve', 'billing_hard', 7, NULL, 'B', 2) AS b,
+	grant_bonus(:'eve', 'billing_hard', 3, '2026-03-11', 'C', 0) AS c \gset
 SELECT allowed, remaining, bonus_used FROM check_and_consume_quota(:'eve', 'billing_hard', 15.25);
 -- C paid 3 and A 2.25
 SELECT void_bonus(:'a', 'a mistake') AS taken_back;
@@ -213,6 +213,25 @@ BEGIN READ ONLY;
 SELECT void_bonus(:'bonus');
 ROLLBACK;
 SELECT * FROM (TABLE written EXCEPT TABLE before) AS added UNION ALL SELECT * FROM (TABLE before EXCEPT TABLE written) AS lost;
+
+-- A trigger that suppresses a row: an error, and nothing of the act stays
+CREATE FUNCTION public.billing_suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE FUNCTION pg_temp.suppressed(p_event text, p_table text, p_call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	v_answer	text;
+BEGIN
+	EXECUTE format('CREATE TRIGGER suppress BEFORE %s ON quota.%I FOR EACH ROW EXECUTE FUNCTION public.billing_suppress()', p_event, p_table);
+	v_answer := pg_temp.sqlstate_of(p_call);
+	EXECUTE format('DROP TRIGGER suppress ON quota.%I', p_table);
+	RETURN v_answer;
+END
+$$;
+SELECT event, t AS "table", split_part(call, '(', 1) AS act, pg_temp.suppressed(event, t, call) FROM (VALUES
+	('INSERT', 'topups', $$purchase_topup($1, 'billing_calls', 5)$$), ('INSERT', 'user_bonuses', $$purchase_topup($1, 'billing_calls', 5, 'new')$$),
+	('INSERT', 'quota_audit_log', $$purchase_topup($1, 'billing_calls', 5)$$), ('INSERT', 'user_bonuses', $$grant_bonus($1, 'billing_calls', 5)$$),
+	('UPDATE', 'user_bonuses', $$void_bonus((SELECT id FROM quota.user_bonuses WHERE user_id = $1 AND reason = 'A'))$$)) AS v (event, t, call);
+SELECT * FROM (TABLE written EXCEPT TABLE before) AS added UNION ALL SELECT * FROM (TABLE before EXCEPT TABLE written) AS lost;
+DROP FUNCTION public.billing_suppress();
 
 -- Who may -----------------------------------------------------------------------------------------
 

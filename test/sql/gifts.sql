@@ -183,6 +183,28 @@ SELECT * FROM gift_quota(:'fay', :'gus', 'gifts_calls', 1, '');
 SELECT allowed FROM gift_quota(:'fay', :'gus', 'gifts_calls', 1.0000000, repeat('k', 10240));
 SELECT allowed, already_processed FROM gift_quota(:'fay', :'gus', 'gifts_calls', 1, repeat('k', 10240));
 
+-- A trigger that suppresses a row: an error, and nothing of the gift stays
+CREATE FUNCTION public.gifts_suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE FUNCTION pg_temp.suppressed(p_event text, p_table text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	v_answer	text;
+BEGIN
+	EXECUTE format('CREATE TRIGGER suppress BEFORE %s ON quota.%I FOR EACH ROW EXECUTE FUNCTION public.gifts_suppress()', p_event, p_table);
+	v_answer := pg_temp.sqlstate_of($_$gift_quota($1, $2, 'gifts_calls', 1)$_$);
+	EXECUTE format('DROP TRIGGER suppress ON quota.%I', p_table);
+	RETURN v_answer;
+END
+$$;
+DROP TABLE before;
+CREATE TEMP TABLE before AS TABLE written;
+SELECT event, t AS "table", pg_temp.suppressed(event, t) FROM (VALUES ('INSERT', 'gifts'), ('INSERT', 'gift_lines'), ('UPDATE', 'gift_parties'),
+	('INSERT', 'user_bonuses'), ('UPDATE', 'user_bonuses'), ('INSERT', 'quota_audit_log')) AS v (event, t);
+DELETE FROM gift_parties;
+SELECT pg_temp.suppressed('INSERT', 'gift_parties');
+INSERT INTO gift_parties SELECT (l.p).* FROM (SELECT stored::gift_parties AS p FROM before WHERE what = 'parties') AS l;
+SELECT * FROM (TABLE written EXCEPT TABLE before) AS added UNION ALL SELECT * FROM (TABLE before EXCEPT TABLE written) AS lost;
+DROP FUNCTION public.gifts_suppress();
+
 -- Who may ------------------------------------------------------------------------------------
 
 CREATE ROLE regress_gifts_none;
