@@ -153,6 +153,40 @@ SELECT void_bonus(:'e') AS taken_back;
 SELECT used_amount, held_amount, given_amount, available FROM user_bonuses WHERE id = :'e';
 DELETE FROM user_bonuses WHERE id = :'e';
 
+-- (of what is really held; once a reservation has lapsed it holds nothing)
+SELECT grant_bonus(:'fay', 'billing_calls', 10, NULL, 'F', 1) AS f \gset
+SELECT allowed, granted, remaining, reservation_id AS r FROM reserve_quota(:'fay', 'billing_calls', 14, '1 minute') \gset
+SELECT void_bonus(:'f') AS taken_back;
+SELECT used_amount, held_amount FROM user_bonuses WHERE id = :'f';
+SELECT allowed, remaining, bonus_remaining FROM check_quota(:'fay', 'billing_calls');
+SELECT allowed, granted, bonus_used, remaining FROM settle_reservation(:'r', 12);
+SELECT used_amount, held_amount FROM user_bonuses WHERE id = :'f';
+SELECT allowed, remaining, bonus_remaining FROM check_quota(:'fay', 'billing_calls');
+SELECT grant_bonus(:'fay', 'billing_calls', 10, NULL, 'G', 1) AS g \gset
+SELECT allowed, granted, reservation_id IS NOT NULL AS reserved FROM reserve_quota(:'fay', 'billing_calls', 6, '1 minute');
+SET quota.test_clock = '2026-03-10 12:01:00+00';
+SELECT void_bonus(:'g') AS taken_back;
+SELECT used_amount, held_amount FROM user_bonuses WHERE id = :'g';
+SELECT kind, amount, held, held_bonus FROM usage_events WHERE user_id = :'fay' ORDER BY kind, held;
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+
+-- Arrears: what was used beyond the limit is paid by the next bonus ----------------------------
+
+SELECT allowed, reason, overage, cost, remaining FROM check_and_consume_quota(:'ben', 'billing_scans', 205.5);
+SELECT grant_bonus(:'ben', 'billing_pictures', 2, NULL, 'A') IS NOT NULL AS granted;
+SELECT used, bonus_used, overage, cost FROM usage_tracking WHERE user_id = :'ben' AND metric = 'billing_scans' AND period = 'month';
+INSERT INTO topup_prices (plan, metric, unit_price) VALUES ('billing_plan', 'billing_scans', 48);
+SELECT amount, price, total_available FROM purchase_topup(:'ben', 'billing_scans', 100);
+SELECT used, bonus_used, overage, cost FROM usage_tracking WHERE user_id = :'ben' AND metric = 'billing_scans' AND period = 'month';
+SELECT amount, used_amount FROM user_bonuses WHERE user_id = :'ben' AND metric = 'billing_scans' ORDER BY amount;
+SELECT kind, amount, bonus_used, overage, cost FROM usage_events WHERE user_id = :'ben' AND metric = 'billing_scans' ORDER BY kind, bonus_used;
+SELECT action, attempted_amount, detail -> 'new' -> 'repaid' AS repaid FROM quota_audit_log WHERE user_id = :'ben' AND metric = 'billing_scans' AND action <> 'consume' ORDER BY action;
+-- unless the plan says otherwise
+UPDATE plan_limits SET repay_overage = false WHERE plan = 'billing_plan' AND metric = 'billing_scans';
+SELECT allowed, reason, overage, cost FROM check_and_consume_quota(:'dan', 'billing_scans', 201);
+SELECT amount, price, total_available FROM purchase_topup(:'dan', 'billing_scans', 100);
+SELECT used, bonus_used, overage, cost FROM usage_tracking WHERE user_id = :'dan' AND metric = 'billing_scans' AND period = 'month';
+
 -- bn_aura -------------------------------------------------------------------------------------
 
 BEGIN;
@@ -160,6 +194,15 @@ SELECT load_preset('bn_aura') > 0 AS loaded;
 SELECT assign_plan(:'ann', 'professional');
 SELECT remaining FROM check_quota(:'ann', 'ai_scans');
 SELECT amount, unit_price, price, currency, total_available, already_processed FROM purchase_topup(:'ann', 'ai_scans', 100);
+-- the 201st scan costs 60; what is bought after it pays for it
+SELECT assign_plan(:'ben', 'professional');
+SELECT allowed, reason, overage, cost, remaining FROM check_and_consume_quota(:'ben', 'ai_scans', 200);
+SELECT overage, cost FROM check_quota(:'ben', 'ai_scans');
+SELECT allowed, reason, overage, cost, remaining FROM check_and_consume_quota(:'ben', 'ai_scans');
+SELECT amount, price, total_available FROM purchase_topup(:'ben', 'ai_scans', 100);
+SELECT used, bonus_used, overage, cost FROM usage_tracking WHERE user_id = :'ben' AND metric = 'ai_scans';
+-- 500 quick scans use exactly 100
+SELECT bool_and((o).allowed) AS allowed, trim_scale(min((o).remaining)) AS remaining FROM (SELECT check_and_consume_quota(:'ann', 'ai_scans', 0.2) AS o FROM generate_series(1, 500) OFFSET 0) AS s;
 INSERT INTO subscriptions (user_id, plan) SELECT md5('billing ' || plan)::uuid, plan FROM plans WHERE plan IN ('starter', 'professional', 'premium', 'enterprise');
 SELECT t.* FROM plans p, topup_price(md5('billing ' || p.plan)::uuid, 'ai_scans', 1) AS t WHERE p.plan IN ('starter', 'professional', 'premium', 'enterprise')
 	ORDER BY t.price DESC;

@@ -105,6 +105,27 @@ SELECT CASE user_id WHEN :'fay' THEN 'fay' WHEN :'gus' THEN 'gus' ELSE 'eve' END
 		detail - 'gift_id' - 'from' - 'to' AS detail, detail ->> 'gift_id' = :'first' AS first, detail ->> 'from' = :'fay' AS from_fay, event_id
 	FROM quota_audit_log WHERE detail ->> 'from' = :'fay' ORDER BY metric, attempted_amount, action, reason, 1, remaining;
 
+-- What is held cannot be given; once a reservation has lapsed it holds nothing ---------------
+
+SELECT grant_bonus(:'eve', 'gifts_free', 10, NULL, 'E', p_giftable => true) IS NOT NULL, grant_bonus(:'eve', 'gifts_once', 10, NULL, 'E', p_giftable => true) IS NOT NULL;
+SELECT allowed, granted FROM reserve_quota(:'eve', 'gifts_once', 16, '1 minute');
+SELECT allowed, reason FROM gift_quota(:'eve', :'dan', 'gifts_once', 4.5);
+SELECT allowed, reason FROM gift_quota(:'eve', :'dan', 'gifts_once', 4);
+SET quota.test_clock = '2026-03-10 12:01:00+00';
+UPDATE metrics SET gift_sent_limit = NULL WHERE metric = 'gifts_once';
+SELECT allowed, reason FROM gift_quota(:'eve', :'dan', 'gifts_once', 6);
+UPDATE metrics SET gift_sent_limit = 5 WHERE metric = 'gifts_once';
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+
+-- A gift is a new bonus: it pays for arrears first ------------------------------------------------
+
+INSERT INTO metrics (metric) VALUES ('gifts_soft');
+INSERT INTO plan_limits (plan, metric, period, limit_amount, mode, overage_price) VALUES ('gifts_plan', 'gifts_soft', 'month', 10, 'soft', 2);
+SELECT grant_bonus(:'eve', 'gifts_soft', 10, NULL, 'E', p_giftable => true) IS NOT NULL AS granted;
+SELECT allowed, reason, overage, cost FROM check_and_consume_quota(:'dan', 'gifts_soft', 13);
+SELECT allowed, reason, amount, giver_remaining, receiver_remaining FROM gift_quota(:'eve', :'dan', 'gifts_soft', 5);
+SELECT used, bonus_used, overage, cost FROM usage_tracking WHERE user_id = :'dan' AND metric = 'gifts_soft';
+
 -- Caps ---------------------------------------------------------------------------------------
 
 SELECT grant_bonus(u, m, 100, p_giftable => true) IS NOT NULL AS granted FROM unnest(ARRAY[:'ann', :'ben']::uuid[]) AS u, unnest(ARRAY['gifts_capped', 'gifts_daily', 'gifts_once', 'gifts_closed']) AS m;
@@ -240,5 +261,5 @@ SELECT b.reason, b.given_amount, l.amount FROM user_bonuses b LEFT JOIN LATERAL 
 SELECT g.amount FROM gifts g WHERE g.amount <> (SELECT sum(l.amount) FROM gift_lines l WHERE l.gift_id = g.id);
 SELECT l.amount FROM gift_lines l JOIN gifts g ON g.id = l.gift_id LEFT JOIN user_bonuses b ON b.id = l.to_bonus_id AND b.user_id = g.to_user_id
 	WHERE (b.amount = l.amount AND b.source = 'gift' AND NOT b.giftable) IS NOT TRUE;
-SELECT count(*) FROM usage_events WHERE user_id = :'eve';
+SELECT kind, count(*) FROM usage_events WHERE user_id = :'eve' GROUP BY kind ORDER BY kind;
 SELECT count(*) FROM verify_ledger() AS v WHERE v.metric LIKE 'gifts%' AND v.user_id <> :'dan';
