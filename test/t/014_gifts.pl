@@ -23,7 +23,7 @@ sub start
 TRUNCATE quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits, quota.topup_prices, quota.subscriptions, quota.limit_overrides,
 	quota.usage_tracking, quota.usage_history, quota.user_bonuses, quota.usage_events, quota.bonus_allocations, quota.quota_audit_log,
 	quota.gifts, quota.gift_lines, quota.gift_parties, quota.topups;
-INSERT INTO quota.metrics (metric, gift_period, gift_sent_limit, gift_received_limit) VALUES ('calls', 'lifetime', 120, 90);
+INSERT INTO quota.metrics (metric, gift_period, gift_sent_limit, gift_received_limit) VALUES ('calls', 'lifetime', 60, 40);
 INSERT INTO quota.plans (plan) VALUES ('small');
 INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, mode, overage_price) VALUES ('small', 'calls', 'lifetime', 20, 'soft', 3);
 INSERT INTO quota.topup_prices (plan, metric, discount) VALUES ('small', 'calls', 0.5);
@@ -84,9 +84,9 @@ SELECT 'received', b.id, b.amount FROM quota.user_bonuses b
 	WHERE b.source = 'gift' AND 1 <> (SELECT count(*) FROM quota.gift_lines l WHERE l.to_bonus_id = b.id)
 END
 	is($node->safe_psql('postgres', <<'END'), '', "$trial: no cap was passed");
-SELECT 'sent', from_user_id, sum(amount) FROM quota.gifts GROUP BY 2 HAVING sum(amount) > 120
+SELECT 'sent', from_user_id, sum(amount) FROM quota.gifts GROUP BY 2 HAVING sum(amount) > 60
 UNION ALL
-SELECT 'received', to_user_id, sum(amount) FROM quota.gifts GROUP BY 2 HAVING sum(amount) > 90
+SELECT 'received', to_user_id, sum(amount) FROM quota.gifts GROUP BY 2 HAVING sum(amount) > 40
 END
 	is($node->safe_psql('postgres', <<'END'), '', "$trial: each transaction id bought once");
 SELECT user_id, transaction_id, count(*) FROM quota.user_bonuses b LEFT JOIN quota.topups t ON t.bonus_id = b.id
