@@ -1,5 +1,5 @@
 -- ---------------------------------------------------------------------------
--- Admin acts: plans, bonuses and overrides of a subject
+-- Admin acts: plans and overrides of a subject
 --
 -- Every act checks all its arguments before it writes, locks the row that it
 -- replaces before it reads the old values, and leaves one row in
@@ -174,60 +174,6 @@ END
 $$;
 COMMENT ON FUNCTION quota.assign_plan(uuid, text, text, timestamptz, text, text) IS
 'Puts a subject on a plan from now on; what it has used of a window counts against the new plan''s window of the same period (strategy "keep"), its anchor and time zone stay unless given';
-
--- Bonuses ----------------------------------------------------------------------
-
-CREATE FUNCTION quota.grant_bonus(
-	p_user_id uuid,
-	p_metric text,
-	p_amount numeric,
-	p_expires_at timestamptz DEFAULT NULL,
-	p_reason text DEFAULT NULL,
-	p_priority integer DEFAULT 50,
-	p_source text DEFAULT 'promotional')
-	RETURNS uuid
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	v_metric	text;
-	v_now		timestamptz;
-	v_id		uuid;
-BEGIN
-	PERFORM quota.checked_user(p_user_id);
-	v_metric := quota.resolve_metric(p_metric);
-	PERFORM quota.checked_amount(p_amount);
-	PERFORM quota.checked_expiry(p_expires_at);
-
-	IF p_priority IS NULL THEN
-		RAISE EXCEPTION 'priority must not be null'
-			USING ERRCODE = '22023',
-				HINT = 'Bonuses with lower numbers are used first; the default is 50.';
-	END IF;
-	IF p_source IS NULL OR p_source NOT IN ('promotional', 'paid') THEN
-		RAISE EXCEPTION 'unknown source %', coalesce('"' || p_source || '"', 'NULL')
-			USING ERRCODE = '22023',
-				HINT = 'The source of a bonus is "promotional" or "paid".';
-	END IF;
-
-	v_now := quota.clock();
-	INSERT INTO quota.user_bonuses (user_id, metric, amount, priority, expires_at, source, reason, granted_at)
-		VALUES (p_user_id, v_metric, p_amount, p_priority, p_expires_at, p_source, p_reason, v_now)
-		RETURNING id INTO v_id;
-	PERFORM quota.checked_write(v_id, 'quota.user_bonuses');
-
-	PERFORM quota.record_admin_act(v_now, 'grant_bonus', p_user_id, p_reason,
-		jsonb_build_object(
-			'old', NULL,
-			'new', jsonb_build_object('bonus_id', v_id, 'amount', p_amount, 'expires_at', p_expires_at,
-				'priority', p_priority, 'source', p_source)),
-		p_metric => v_metric,
-		p_amount => p_amount);
-	RETURN v_id;
-END
-$$;
-COMMENT ON FUNCTION quota.grant_bonus(uuid, text, numeric, timestamptz, text, integer, text) IS
-'Gives a subject units of a metric that are used after its allowance; returns the id of the bonus';
 
 -- Overrides --------------------------------------------------------------------
 

@@ -21,12 +21,15 @@ DECLARE
 	v_app			text := 'quota.check_and_consume_quota, quota.check_quota, quota.require_quota,
 						quota.consume_up_to, quota.consume_quotas, quota.consume_quota_batch,
 						quota.reserve_quota, quota.settle_reservation, quota.cancel_reservation,
-						quota.refund_quota, quota.release_quota, quota.get_user_quota_status';
+						quota.refund_quota, quota.release_quota, quota.get_user_quota_status,
+						quota.topup_price, quota.gift_quota';
 	v_monitor		text := 'quota.check_quota, quota.get_user_quota_status, quota.get_users_near_quota_limit,
 						quota.verify_ledger, quota.clock, quota.resolve_metric, quota.period_bounds';
 	v_admin			text := 'quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
-						quota.clear_limit_override';
-	v_catalogue		text := 'quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits';
+						quota.clear_limit_override,
+						quota.void_bonus, quota.purchase_topup';
+	v_catalogue		text := 'quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits,
+						quota.topup_prices';
 	-- a CHECK constraint and a trigger of the catalogue call these as the role that writes
 	v_constraints	text := 'quota.valid_limit, quota.valid_price, quota.canonical_period';
 BEGIN

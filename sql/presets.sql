@@ -118,8 +118,9 @@ BEGIN
 		SELECT count(*) INTO v_added
 			FROM (TABLE m UNION ALL TABLE p UNION ALL TABLE l) AS added;
 
-	-- Skin analysis for clinics: scans per month with a price beyond the limit,
-	-- and features: a row where the plan has the feature, none where it has not
+	-- Skin analysis for clinics: scans per month with a price beyond the limit, a
+	-- fifth less if bought beforehand; and features: a row where the plan has the
+	-- feature, none where it has not
 	WHEN 'bn_aura' THEN
 		WITH m AS (
 			INSERT INTO quota.metrics (metric, kind, unit, description) VALUES
@@ -137,27 +138,34 @@ BEGIN
 				('enterprise',   39990, 'THB')
 			ON CONFLICT DO NOTHING RETURNING 1
 		), l AS (
-			INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, overage_price) VALUES
-				('starter',      'ai_scans',            'month',      50,   75),
-				('starter',      'proposal_generation', 'lifetime', NULL, NULL),
-				('professional', 'ai_scans',            'month',     200,   60),
-				('professional', 'proposal_generation', 'lifetime', NULL, NULL),
-				('professional', 'advanced_analysis',   'lifetime', NULL, NULL),
-				('professional', 'lead_scoring',        'lifetime', NULL, NULL),
-				('premium',      'ai_scans',            'month',     500,   45),
-				('premium',      'proposal_generation', 'lifetime', NULL, NULL),
-				('premium',      'advanced_analysis',   'lifetime', NULL, NULL),
-				('premium',      'lead_scoring',        'lifetime', NULL, NULL),
-				('premium',      'realtime_support',    'lifetime', NULL, NULL),
-				('enterprise',   'ai_scans',            'month',    1000,   35),
-				('enterprise',   'proposal_generation', 'lifetime', NULL, NULL),
-				('enterprise',   'advanced_analysis',   'lifetime', NULL, NULL),
-				('enterprise',   'lead_scoring',        'lifetime', NULL, NULL),
-				('enterprise',   'realtime_support',    'lifetime', NULL, NULL)
+			INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, mode, overage_price) VALUES
+				('starter',      'ai_scans',            'month',      50, 'soft',   75),
+				('starter',      'proposal_generation', 'lifetime', NULL, 'hard', NULL),
+				('professional', 'ai_scans',            'month',     200, 'soft',   60),
+				('professional', 'proposal_generation', 'lifetime', NULL, 'hard', NULL),
+				('professional', 'advanced_analysis',   'lifetime', NULL, 'hard', NULL),
+				('professional', 'lead_scoring',        'lifetime', NULL, 'hard', NULL),
+				('premium',      'ai_scans',            'month',     500, 'soft',   45),
+				('premium',      'proposal_generation', 'lifetime', NULL, 'hard', NULL),
+				('premium',      'advanced_analysis',   'lifetime', NULL, 'hard', NULL),
+				('premium',      'lead_scoring',        'lifetime', NULL, 'hard', NULL),
+				('premium',      'realtime_support',    'lifetime', NULL, 'hard', NULL),
+				('enterprise',   'ai_scans',            'month',    1000, 'soft',   35),
+				('enterprise',   'proposal_generation', 'lifetime', NULL, 'hard', NULL),
+				('enterprise',   'advanced_analysis',   'lifetime', NULL, 'hard', NULL),
+				('enterprise',   'lead_scoring',        'lifetime', NULL, 'hard', NULL),
+				('enterprise',   'realtime_support',    'lifetime', NULL, 'hard', NULL)
+			ON CONFLICT DO NOTHING RETURNING 1
+		), t AS (
+			INSERT INTO quota.topup_prices (plan, metric, discount) VALUES
+				('starter',      'ai_scans', 0.2),
+				('professional', 'ai_scans', 0.2),
+				('premium',      'ai_scans', 0.2),
+				('enterprise',   'ai_scans', 0.2)
 			ON CONFLICT DO NOTHING RETURNING 1
 		)
 		SELECT count(*) INTO v_added
-			FROM (TABLE m UNION ALL TABLE p UNION ALL TABLE l) AS added;
+			FROM (TABLE m UNION ALL TABLE p UNION ALL TABLE l UNION ALL TABLE t) AS added;
 	END CASE;
 
 	PERFORM quota.record_admin_act(quota.clock(), 'load_preset', NULL, NULL,
@@ -166,4 +174,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota.load_preset(text) IS
-'Adds the metrics, plans and limits of a preset (sheenapps, idoctor, rag_trial, bn_aura); rows that exist stay as they are; returns how many were added';
+'Adds the metrics, plans, limits and prices of a preset (sheenapps, idoctor, rag_trial, bn_aura); rows that exist stay as they are; returns how many were added';

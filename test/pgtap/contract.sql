@@ -9,7 +9,7 @@
 BEGIN;
 SET search_path = public, pg_catalog;
 SET client_min_messages = warning;
-SELECT plan(202);
+SELECT plan(260);
 
 -- Extension --------------------------------------------------------------------
 
@@ -42,7 +42,11 @@ INSERT INTO contract VALUES
 	('get_users_near_quota_limit', 'p_threshold_percent numeric DEFAULT 80', 'TABLE(user_id uuid, metric text, period text, used numeric, limit_amount numeric, percent_used numeric)', 's'),
 	('verify_ledger', 'p_user_id uuid DEFAULT NULL::uuid', 'TABLE(user_id uuid, metric text, period text, period_start timestamp with time zone, counter text, recorded numeric, expected numeric)', 's'),
 	('assign_plan', 'p_user_id uuid, p_plan text, p_strategy text DEFAULT ''keep''::text, p_anchor timestamp with time zone DEFAULT NULL::timestamp with time zone, p_time_zone text DEFAULT NULL::text, p_reason text DEFAULT NULL::text', 'void', 'v'),
-	('grant_bonus', 'p_user_id uuid, p_metric text, p_amount numeric, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text, p_priority integer DEFAULT 50, p_source text DEFAULT ''promotional''::text', 'uuid', 'v'),
+	('grant_bonus', 'p_user_id uuid, p_metric text, p_amount numeric, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text, p_priority integer DEFAULT 50, p_source text DEFAULT ''promotional''::text, p_giftable boolean DEFAULT false, p_unit_cost numeric DEFAULT NULL::numeric, p_currency text DEFAULT NULL::text, p_transaction_id text DEFAULT NULL::text', 'uuid', 'v'),
+	('void_bonus', 'p_bonus_id uuid, p_reason text DEFAULT NULL::text', 'numeric', 'v'),
+	('topup_price', 'p_user_id uuid, p_metric text, p_amount numeric, OUT plan text, OUT unit_price numeric, OUT price numeric, OUT currency text', 'record', 's'),
+	('purchase_topup', 'p_user_id uuid, p_metric text, p_amount numeric, p_transaction_id text DEFAULT NULL::text, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text', 'TABLE(bonus_id uuid, amount numeric, unit_price numeric, price numeric, currency text, total_available numeric, transaction_id text, already_processed boolean)', 'v'),
+	('gift_quota', 'p_from uuid, p_to uuid, p_metric text, p_amount numeric, p_idempotency_key text DEFAULT NULL::text, p_reason text DEFAULT NULL::text', 'TABLE(gift_id uuid, allowed boolean, reason text, amount numeric, giver_remaining numeric, receiver_remaining numeric, already_processed boolean)', 'v'),
 	('set_limit_override', 'p_user_id uuid, p_metric text, p_limit_amount numeric, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text, p_period text DEFAULT NULL::text', 'void', 'v'),
 	('clear_limit_override', 'p_user_id uuid, p_metric text, p_reason text DEFAULT NULL::text, p_period text DEFAULT NULL::text', 'boolean', 'v'),
 	('load_preset', 'p_name text', 'integer', 'v'),
@@ -77,7 +81,12 @@ INSERT INTO tables VALUES
 	('metric_aliases', '{alias,metric}'),
 	('subscriptions', '{user_id,plan}'),
 	('limit_overrides', '{user_id,metric,limit_amount,expires_at,reason}'),
-	('bonus_allocations', '{event_id,bonus_id,amount}');
+	('bonus_allocations', '{event_id,bonus_id,amount}'),
+	('topup_prices', '{plan,metric,min_amount,unit_price,discount,currency}'),
+	('topups', '{bonus_id,plan,unit_price,price,currency}'),
+	('gifts', '{id,from_user_id,to_user_id,metric,amount,created_at}'),
+	('gift_lines', '{gift_id,ordinal,from_bonus_id,to_bonus_id,amount}'),
+	('gift_parties', '{user_id,metric}');
 SELECT has_table('quota', name, 'table ' || name) FROM tables ORDER BY name;
 SELECT is(array(SELECT c FROM unnest(t.columns) AS c WHERE NOT EXISTS (SELECT FROM pg_attribute
 		WHERE attrelid = ('quota.' || t.name)::regclass AND attname = c AND attnum > 0 AND NOT attisdropped)), '{}', name || ' has its columns')
@@ -129,7 +138,7 @@ SELECT schema_privs_are('quota', 'regress_quota_pgtap', '{}', 'nothing by defaul
 SELECT quota.grant_access('regress_quota_pgtap', 'app') \g /dev/null
 SELECT schema_privs_are('quota', 'regress_quota_pgtap', '{USAGE}', 'app: the schema');
 SELECT function_privs_are('quota', 'check_and_consume_quota', '{uuid,text,numeric,text,jsonb}', 'regress_quota_pgtap', '{EXECUTE}', 'app: may consume');
-SELECT function_privs_are('quota', 'grant_bonus', '{uuid,text,numeric,"timestamp with time zone",text,integer,text}', 'regress_quota_pgtap', '{}', 'app: may not give');
+SELECT function_privs_are('quota', 'grant_bonus', '{uuid,text,numeric,"timestamp with time zone",text,integer,text,boolean,numeric,text,text}', 'regress_quota_pgtap', '{}', 'app: may not give');
 SELECT table_privs_are('quota', name, 'regress_quota_pgtap', '{}', 'app: not ' || name) FROM tables ORDER BY name;
 
 SELECT * FROM finish();

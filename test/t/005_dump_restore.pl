@@ -15,7 +15,7 @@ my $node = new_server('dump', settings => <<'END');
 quota.test_clock = '2025-03-10 12:00+00'
 quota.default_plan = 'basic'
 END
-my ($ann, $bob, $carol) = map { subject($_) } 1 .. 3;
+my ($ann, $bob, $carol, $dave, $erin) = map { subject($_) } 1 .. 5;
 
 $node->safe_psql('postgres', <<"END");
 CREATE ROLE quota_app LOGIN;
@@ -23,7 +23,7 @@ CREATE ROLE quota_monitor LOGIN;
 CREATE DATABASE custom;
 CREATE DATABASE plain;
 CREATE DATABASE parallel;
-SELECT quota.load_preset('sheenapps');
+SELECT quota.load_preset('sheenapps'), quota.load_preset('bn_aura');
 INSERT INTO quota.metrics (metric, kind) VALUES ('calls', 'counter'), ('seats', 'gauge');
 INSERT INTO quota.metric_aliases (alias, metric) VALUES ('requests', 'calls');
 INSERT INTO quota.plans (plan) VALUES ('basic'), ('big');
@@ -47,6 +47,10 @@ SELECT quota.check_and_consume_quota('$ann', 'requests', 3, 'split');
 SELECT quota.check_and_consume_quota('$ann', 'calls', 100);
 SELECT quota.check_and_consume_quota('$bob', 'calls', 1000000);
 SELECT quota.check_and_consume_quota('$carol', 'seats', 1);
+SELECT quota.assign_plan(u, 'professional') FROM unnest('{$dave,$erin}'::uuid[]) AS u;
+SELECT quota.purchase_topup('$dave', 'ai_scans', 100, 'payment');
+SELECT quota.grant_bonus('$dave', 'ai_scans', 10, p_giftable => true);
+SELECT quota.gift_quota('$dave', '$erin', 'ai_scans', 4, 'gift');
 END
 
 my @tables = split /\n/, $node->safe_psql('postgres', q{SELECT relname FROM pg_class
@@ -109,6 +113,12 @@ foreach my $database (qw(custom plain parallel))
 	is(consume($node, "'$bob', 'calls', 1", 'allowed, used', $database), 't|1000001', "$database: unlimited counts on");
 	is(consume($node, "'$carol', 'seats', 2", 'allowed, remaining', $database), 't|0', "$database: so does the default plan");
 	is(consume($node, "'$bob', 'seats', 3", 'allowed, reason', $database), 'f|quota_exceeded', "$database: an override of what the plan does not list");
+	is($node->safe_psql($database, "SELECT price, total_available, already_processed FROM quota.purchase_topup('$dave', 'ai_scans', 100, 'payment')"),
+		'4800|300|t', "$database: a purchase from before is answered as before");
+	is($node->safe_psql($database, "SELECT allowed, amount, already_processed FROM quota.gift_quota('$dave', '$erin', 'ai_scans', 4, 'gift')"),
+		't|4|t', "$database: so is a gift");
+	is($node->safe_psql($database, "SELECT allowed, reason FROM quota.gift_quota('$dave', '$erin', 'ai_scans', 6.5)"),
+		'f|insufficient_giftable', "$database: what was given is not given again");
 	is($node->safe_psql($database, "SELECT used FROM quota.usage_history WHERE user_id = '$ann' AND period = 'month'"),
 		'4', "$database: history is there");
 
