@@ -25,7 +25,7 @@ DECLARE
 						quota.topup_price, quota.gift_quota';
 	v_monitor		text := 'quota.check_quota, quota.get_user_quota_status, quota.get_users_near_quota_limit,
 						quota.verify_ledger, quota.clock, quota.resolve_metric, quota.period_bounds';
-	v_admin			text := 'quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
+	v_admin			text := 'quota.set_recurring_bonus, quota.stop_recurring_bonus, quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
 						quota.clear_limit_override,
 						quota.void_bonus, quota.purchase_topup';
 	v_catalogue		text := 'quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits,

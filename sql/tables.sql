@@ -160,6 +160,34 @@ COMMENT ON COLUMN quota.limit_overrides.expires_at IS 'From this instant on the 
 COMMENT ON COLUMN quota.limit_overrides.reason IS 'What the admin wrote';
 COMMENT ON COLUMN quota.limit_overrides.created_at IS 'When the override was set, or replaced last';
 
+CREATE TABLE quota.recurring_bonuses (
+	id			uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+	user_id		uuid NOT NULL,
+	metric		text COLLATE "C" NOT NULL REFERENCES quota.metrics ON DELETE CASCADE,
+	amount		numeric NOT NULL CHECK (amount > 0 AND quota.valid_limit(amount)),
+	period		text COLLATE "C" NOT NULL CHECK (period <> 'lifetime'),
+	anchor		timestamptz NOT NULL DEFAULT quota.clock()
+				CHECK (anchor BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00'),
+	accumulates	boolean NOT NULL DEFAULT false,
+	priority	integer NOT NULL DEFAULT 50,
+	ends_at		timestamptz,
+	reason		text,
+	created_at	timestamptz NOT NULL DEFAULT quota.clock()
+);
+COMMENT ON TABLE quota.recurring_bonuses IS
+'Bonuses that a subject gets anew in each period, without anybody''s doing; each becomes a row of user_bonuses when it is first needed';
+COMMENT ON COLUMN quota.recurring_bonuses.id IS 'Key of the row, which set_recurring_bonus returned';
+COMMENT ON COLUMN quota.recurring_bonuses.user_id IS 'The subject';
+COMMENT ON COLUMN quota.recurring_bonuses.metric IS 'The metric that it pays for';
+COMMENT ON COLUMN quota.recurring_bonuses.amount IS 'Units given in each period';
+COMMENT ON COLUMN quota.recurring_bonuses.period IS 'How often: month, week, "2 weeks" and so on';
+COMMENT ON COLUMN quota.recurring_bonuses.anchor IS 'First instant of the first period';
+COMMENT ON COLUMN quota.recurring_bonuses.accumulates IS 'Do units stay when their period ends?  Then those of up to 24 periods in which nobody called are given, too';
+COMMENT ON COLUMN quota.recurring_bonuses.priority IS 'Lower numbers are used first';
+COMMENT ON COLUMN quota.recurring_bonuses.ends_at IS 'Nothing is given from this instant on; NULL = for ever';
+COMMENT ON COLUMN quota.recurring_bonuses.reason IS 'What the admin wrote';
+COMMENT ON COLUMN quota.recurring_bonuses.created_at IS 'When the row was added';
+
 -- Accounts -----------------------------------------------------------------
 
 CREATE TABLE quota.usage_tracking (
@@ -425,6 +453,9 @@ CREATE UNIQUE INDEX idx_limit_overrides_lookup
 	ON quota.limit_overrides (user_id, metric, (coalesce(period, '')));
 COMMENT ON INDEX quota.idx_limit_overrides_lookup IS 'Overrides of a subject and metric; one for each window';
 
+CREATE INDEX idx_recurring_bonuses_lookup ON quota.recurring_bonuses (user_id, metric);
+COMMENT ON INDEX quota.idx_recurring_bonuses_lookup IS 'Recurring bonuses of a subject and metric';
+
 CREATE INDEX idx_usage_history_account
 	ON quota.usage_history (user_id, metric, period, period_start);
 COMMENT ON INDEX quota.idx_usage_history_account IS 'Closed periods of an account by time';
@@ -455,8 +486,11 @@ CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.plan_limits
 	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
 CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.limit_overrides
 	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
+CREATE TRIGGER canonicalize_period BEFORE INSERT OR UPDATE ON quota.recurring_bonuses
+	FOR EACH ROW EXECUTE FUNCTION quota.canonicalize_period();
 COMMENT ON TRIGGER canonicalize_period ON quota.plan_limits IS 'Writes the period in its one spelling';
 COMMENT ON TRIGGER canonicalize_period ON quota.limit_overrides IS 'Writes the period in its one spelling';
+COMMENT ON TRIGGER canonicalize_period ON quota.recurring_bonuses IS 'Writes the period in its one spelling';
 
 CREATE FUNCTION quota.invalidate_limits() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'quota_invalidate_limits'
@@ -472,7 +506,7 @@ DO $$
 DECLARE
 	v_table	text;
 BEGIN
-	FOREACH v_table IN ARRAY ARRAY['metrics', 'metric_aliases', 'plans', 'plan_limits', 'limit_overrides'] LOOP
+	FOREACH v_table IN ARRAY ARRAY['metrics', 'metric_aliases', 'plans', 'plan_limits', 'limit_overrides', 'recurring_bonuses'] LOOP
 		EXECUTE format('CREATE TRIGGER invalidate_limits_before BEFORE INSERT OR UPDATE OR DELETE ON quota.%I
 			FOR EACH ROW EXECUTE FUNCTION quota.invalidate_limits()', v_table);
 		EXECUTE format('CREATE TRIGGER invalidate_limits AFTER INSERT OR UPDATE OR DELETE ON quota.%I
@@ -502,6 +536,7 @@ SELECT pg_catalog.pg_extension_config_dump('quota.plans', '');
 SELECT pg_catalog.pg_extension_config_dump('quota.plan_limits', '');
 SELECT pg_catalog.pg_extension_config_dump('quota.subscriptions', '');
 SELECT pg_catalog.pg_extension_config_dump('quota.limit_overrides', '');
+SELECT pg_catalog.pg_extension_config_dump('quota.recurring_bonuses', '');
 SELECT pg_catalog.pg_extension_config_dump('quota.usage_tracking', '');
 SELECT pg_catalog.pg_extension_config_dump('quota.usage_history', '');
 SELECT pg_catalog.pg_extension_config_dump('quota.user_bonuses', '');

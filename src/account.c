@@ -183,6 +183,25 @@ account_roll(Account *account, TimestampTz now)
 }
 
 /*
+ * Make a period the one before it, as it would have been; nothing was counted
+ * in it.  Returns false if there is none.
+ */
+bool
+account_period_before(const Account *account, AccountPeriod *p)
+{
+	const QuotaLimit *limit = account->limit;
+	TimestampTz at = p->start - 1;
+	const TimestampTz *anchor = account_anchor((Account *) account, p->start);
+
+	if (p->start <= account->closed.end)
+		return false;
+	memset(p, 0, sizeof(*p));
+	period_bounds(&limit->period, anchor, limit_zone(account->limits), at, &p->start, &p->end);
+	p->start = Max(p->start, account->closed.end);
+	return true;
+}
+
+/*
  * End the current period now, before its time, and begin the rest of it.  It
  * includes "now", because events of this very instant count in it.
  */

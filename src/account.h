@@ -73,6 +73,7 @@ extern void account_state(const Account *account, const AccountPeriod *p,
 						  WindowState *state);
 extern void account_move(Account *account, AccountPeriod *p, bool allowance,
 						 const Movement *moved);
+extern bool account_period_before(const Account *account, AccountPeriod *p);
 extern void account_end_period(Account *account, TimestampTz now);
 extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);
 extern void account_write(RelationSet *set, Account *account, TimestampTz now);

@@ -53,9 +53,8 @@ read_row(TupleTableSlot *slot, TimestampTz now, BonusState *b, BonusRow *row)
 	memcpy(b->id, DatumGetUUIDP(datum)->data, UUID_LEN);
 }
 
-/* Add the row in the slot */
 static void
-append_row(BonusSet *bonuses, TupleTableSlot *slot, TimestampTz now)
+make_room(BonusSet *bonuses)
 {
 	if (bonuses->n == bonuses->room)
 	{
@@ -69,13 +68,20 @@ append_row(BonusSet *bonuses, TupleTableSlot *slot, TimestampTz now)
 			palloc(room * sizeof(BonusRow));
 		bonuses->room = room;
 	}
+}
+
+/* Add the row in the slot */
+static void
+append_row(BonusSet *bonuses, TupleTableSlot *slot, TimestampTz now)
+{
+	make_room(bonuses);
 	read_row(slot, now, &bonuses->bonuses[bonuses->n], &bonuses->rows[bonuses->n]);
 	bonuses->n++;
 }
 
 /* Into the order of use.  Few bonuses, mostly sorted: by insertion. */
-static void
-sort_bonuses(BonusSet *bonuses)
+void
+bonus_sort(BonusSet *bonuses)
 {
 	for (int i = 1; i < bonuses->n; i++)
 	{
@@ -123,7 +129,7 @@ bonus_read(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	}
 	relation_scan_end(scan);
 	ExecClearTuple(slot);
-	sort_bonuses(out);
+	bonus_sort(out);
 }
 
 /*
@@ -152,7 +158,7 @@ bonus_read_used(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	}
 	relation_scan_end(scan);
 	ExecClearTuple(slot);
-	sort_bonuses(out);
+	bonus_sort(out);
 }
 
 /*
@@ -176,6 +182,36 @@ bonus_add(RelationSet *set, const pg_uuid_t *id, TimestampTz now,
 	append_row(bonuses, slot, now);
 	ExecClearTuple(slot);
 	return bonuses->n - 1;
+}
+
+/*
+ * Add a bonus that has become due, and has no row yet; state->left is what it
+ * gives.  The caller sorts.
+ */
+void
+bonus_add_due(BonusSet *bonuses, const BonusState *state, const char *source,
+			  const char *reason)
+{
+	BonusRow   *row;
+
+	make_room(bonuses);
+	row = &bonuses->rows[bonuses->n];
+	memset(row, 0, sizeof(*row));
+	row->due = true;
+	row->amount = state->left;
+	row->source = source;
+	row->reason = reason;
+	bonuses->bonuses[bonuses->n++] = *state;
+}
+
+/* Is there a bonus that has no row yet? */
+bool
+bonus_any_due(const BonusSet *bonuses)
+{
+	for (int i = 0; i < bonuses->n; i++)
+		if (bonuses->rows[i].due)
+			return true;
+	return false;
 }
 
 /* Has any reservation set units aside? */
@@ -215,7 +251,7 @@ bonus_register(RelationSet *set, const BonusSet *bonuses, bool taken)
 	}
 	for (int i = 0; i < bonuses->n; i++)
 	{
-		if (is_written(bonuses, i) && !taken)
+		if (bonuses->rows[i].due || (is_written(bonuses, i) && !taken))
 			continue;
 		slot->tts_tid = bonuses->rows[i].tid;
 		relation_register(set, TABLE_USER_BONUSES, slot);
@@ -238,7 +274,7 @@ bonus_lock(RelationSet *set, BonusSet *bonuses)
 	slots = bonuses->slots = palloc0(bonuses->n * sizeof(TupleTableSlot *));
 	for (int i = 0; i < bonuses->n; i++)
 	{
-		if (!is_written(bonuses, i))
+		if (bonuses->rows[i].due || !is_written(bonuses, i))
 			continue;
 		slots[i] = relation_slot(set, TABLE_USER_BONUSES);
 		slots[i]->tts_tid = bonuses->rows[i].tid;
@@ -248,12 +284,43 @@ bonus_lock(RelationSet *set, BonusSet *bonuses)
 	return unchanged;
 }
 
+/* Make the row of a bonus that has become due */
+static void
+insert_due(RelationSet *set, const BonusState *b, const BonusRow *row,
+		   const pg_uuid_t *user_id, const char *metric)
+{
+	Datum		values[Natts_user_bonuses] = {0};
+	bool		nulls[Natts_user_bonuses] = {false};
+
+	values[Anum_user_bonuses_id - 1] = UUIDPGetDatum((pg_uuid_t *) b->id);
+	values[Anum_user_bonuses_user_id - 1] = UUIDPGetDatum(user_id);
+	values[Anum_user_bonuses_metric - 1] = CStringGetTextDatum(metric);
+	values[Anum_user_bonuses_amount - 1] = amount_get_datum(row->amount);
+	values[Anum_user_bonuses_used_amount - 1] = amount_get_datum(b->take);
+	values[Anum_user_bonuses_priority - 1] = Int32GetDatum(b->priority);
+	values[Anum_user_bonuses_expires_at - 1] = TimestampTzGetDatum(b->expires_at);
+	nulls[Anum_user_bonuses_expires_at - 1] = (b->expires_at == DECISION_NEVER);
+	values[Anum_user_bonuses_source - 1] = CStringGetTextDatum(row->source);
+	values[Anum_user_bonuses_reason - 1] = CStringGetTextDatum(row->reason);
+	values[Anum_user_bonuses_granted_at - 1] = TimestampTzGetDatum(b->granted_at);
+	nulls[Anum_user_bonuses_available - 1] = true;	/* generated */
+	values[Anum_user_bonuses_held_amount - 1] = amount_get_datum(b->hold);
+	values[Anum_user_bonuses_given_amount - 1] = amount_get_datum(0);
+	nulls[Anum_user_bonuses_voided_at - 1] = true;
+	values[Anum_user_bonuses_giftable - 1] = BoolGetDatum(false);
+	nulls[Anum_user_bonuses_unit_cost - 1] = true;
+	nulls[Anum_user_bonuses_currency - 1] = true;
+	nulls[Anum_user_bonuses_transaction_id - 1] = true;
+	relation_insert(set, TABLE_USER_BONUSES, values, nulls);
+}
+
 /*
- * Write what is taken from each bonus and what is set aside of it.
- * bonus_lock() returned true.
+ * Write what is taken from each bonus and what is set aside of it, and those
+ * that have become due.  bonus_lock() returned true.
  */
 void
-bonus_write(RelationSet *set, const BonusSet *bonuses)
+bonus_write(RelationSet *set, const BonusSet *bonuses, const pg_uuid_t *user_id,
+			const char *metric)
 {
 	for (int i = 0; i < bonuses->n; i++)
 	{
@@ -262,6 +329,8 @@ bonus_write(RelationSet *set, const BonusSet *bonuses)
 		const BonusState *b = &bonuses->bonuses[i];
 		const BonusRow *row = &bonuses->rows[i];
 
+		if (row->due)
+			insert_due(set, b, row, user_id, metric);
 		if (bonuses->slots[i] == NULL)
 			continue;
 		slot_getallattrs(bonuses->slots[i]);

@@ -37,6 +37,7 @@ static const struct
 	[TABLE_PLAN_LIMITS] = {"plan_limits", Natts_plan_limits},
 	[TABLE_SUBSCRIPTIONS] = {"subscriptions", Natts_subscriptions},
 	[TABLE_LIMIT_OVERRIDES] = {"limit_overrides", Natts_limit_overrides},
+	[TABLE_RECURRING_BONUSES] = {"recurring_bonuses", Natts_recurring_bonuses},
 	[TABLE_USAGE_TRACKING] = {"usage_tracking", Natts_usage_tracking},
 	[TABLE_USAGE_HISTORY] = {"usage_history", Natts_usage_history},
 	[TABLE_USER_BONUSES] = {"user_bonuses", Natts_user_bonuses},
@@ -48,6 +49,7 @@ static const struct
 static const char *const indexes[INDEX_COUNT] = {
 	[INDEX_SUBSCRIPTIONS_PKEY] = "subscriptions_pkey",
 	[INDEX_LIMIT_OVERRIDES_LOOKUP] = "idx_limit_overrides_lookup",
+	[INDEX_RECURRING_BONUSES_LOOKUP] = "idx_recurring_bonuses_lookup",
 	[INDEX_USAGE_TRACKING_QUOTA_LOOKUP] = "idx_usage_tracking_quota_lookup",
 	[INDEX_USAGE_HISTORY_ACCOUNT] = "idx_usage_history_account",
 	[INDEX_USER_BONUSES_PKEY] = "user_bonuses_pkey",
@@ -105,7 +107,7 @@ relcache_callback(Datum arg, Oid relid)
 		outcome_type.valid = false;
 		if (relid == InvalidOid)
 			continue;
-		if (i == TABLE_LIMIT_OVERRIDES)
+		if (i == TABLE_LIMIT_OVERRIDES || i == TABLE_RECURRING_BONUSES)
 			overrides_changes++;
 		else if (i == TABLE_METRICS || i == TABLE_METRIC_ALIASES ||
 				 i == TABLE_PLANS || i == TABLE_PLAN_LIMITS)
@@ -233,11 +235,12 @@ catalog_limits_generation(void)
 	return limits_changes + resets;
 }
 
-/* The same for limit overrides */
+/* The same for limit overrides and recurring bonuses */
 uint64
 catalog_overrides_generation(void)
 {
 	(void) catalog_table(TABLE_LIMIT_OVERRIDES);
+	(void) catalog_table(TABLE_RECURRING_BONUSES);
 	return overrides_changes + resets;
 }
 

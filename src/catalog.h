@@ -19,6 +19,7 @@ typedef enum QuotaTable
 	TABLE_PLAN_LIMITS,
 	TABLE_SUBSCRIPTIONS,
 	TABLE_LIMIT_OVERRIDES,
+	TABLE_RECURRING_BONUSES,
 	TABLE_USAGE_TRACKING,
 	TABLE_USAGE_HISTORY,
 	TABLE_USER_BONUSES,
@@ -35,6 +36,7 @@ typedef enum QuotaIndex
 {
 	INDEX_SUBSCRIPTIONS_PKEY,
 	INDEX_LIMIT_OVERRIDES_LOOKUP,
+	INDEX_RECURRING_BONUSES_LOOKUP,
 	INDEX_USAGE_TRACKING_QUOTA_LOOKUP,
 	INDEX_USAGE_HISTORY_ACCOUNT,
 	INDEX_USER_BONUSES_PKEY,
@@ -111,6 +113,21 @@ enum
 	Anum_limit_overrides_limit_amount,
 	Anum_limit_overrides_expires_at,
 	Natts_limit_overrides = 8
+};
+
+enum
+{
+	Anum_recurring_bonuses_id = 1,
+	Anum_recurring_bonuses_user_id,
+	Anum_recurring_bonuses_metric,
+	Anum_recurring_bonuses_amount,
+	Anum_recurring_bonuses_period,
+	Anum_recurring_bonuses_anchor,
+	Anum_recurring_bonuses_accumulates,
+	Anum_recurring_bonuses_priority,
+	Anum_recurring_bonuses_ends_at,
+	Anum_recurring_bonuses_reason,
+	Natts_recurring_bonuses = 11
 };
 
 enum

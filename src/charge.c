@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "charge.h"
+#include "due.h"
 #include "errors.h"
 #include "guc.h"
 #include "hold.h"
@@ -215,6 +216,7 @@ charge_begin(RelationSet *set, Charge *charge, RelationView view, TimestampTz no
 	}
 	if (limits->nlimits > 0 || charge->event)
 		bonus_read(set, &charge->user_id, charge->metric, now, view, &charge->bonuses);
+	due_bonuses(set, charge, view);
 	if (charge->naccounts > 0)
 		find_lapsed(set, charge, view);
 	if (charge->lapsed)
@@ -372,7 +374,7 @@ charge_report(Charge *charge)
 static TimestampTz
 next_change(RelationSet *set, const Charge *charge, RelationView view)
 {
-	TimestampTz at = charge->limits.valid_until;
+	TimestampTz at = Min(charge->limits.valid_until, charge->next_due);
 	bool		holds = false;
 
 	for (int i = 0; i < charge->naccounts; i++)

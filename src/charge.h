@@ -31,6 +31,7 @@ typedef struct Charge
 	int			naccounts;
 	BonusSet	bonuses;
 	List	   *lapsed;			/* Event: holds that have ended at "now" */
+	TimestampTz next_due;		/* when the next bonus becomes due */
 
 	/* what was decided */
 	DecisionInput input;

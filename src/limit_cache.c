@@ -36,7 +36,8 @@ static uint64 version = 0;		/* how often anything here has changed */
 static uint64 cache_generation = 0;
 
 static bool no_overrides = false;
-static uint64 overrides_generation = 0;
+static bool no_recurring = false;
+static uint64 rows_generation = 0;
 
 static char *
 text_attr(TupleTableSlot *slot, int attnum)
@@ -344,6 +345,25 @@ limit_cache_plan_limits(const char *plan, const char *metric,
 	return n;
 }
 
+/* Look which of the tables that few databases use have rows */
+static void
+look_for_rows(void)
+{
+	uint64		generation = catalog_overrides_generation();
+	bool		overrides;
+	bool		recurring;
+
+	if (rows_generation == generation)
+		return;
+	overrides = !relation_read_all(TABLE_LIMIT_OVERRIDES, NULL, NULL);
+	recurring = !relation_read_all(TABLE_RECURRING_BONUSES, NULL, NULL);
+	if (overrides != no_overrides || recurring != no_recurring)
+		version++;
+	no_overrides = overrides;
+	no_recurring = recurring;
+	rows_generation = generation;
+}
+
 /*
  * Is the table of overrides known to be empty?  Most databases have none, and
  * then no call needs to look.
@@ -351,18 +371,16 @@ limit_cache_plan_limits(const char *plan, const char *metric,
 bool
 limit_cache_no_overrides(void)
 {
-	uint64		generation = catalog_overrides_generation();
-
-	if (overrides_generation != generation)
-	{
-		bool		none = !relation_read_all(TABLE_LIMIT_OVERRIDES, NULL, NULL);
-
-		if (none != no_overrides)
-			version++;
-		no_overrides = none;
-		overrides_generation = generation;
-	}
+	look_for_rows();
 	return no_overrides;
+}
+
+/* The same of recurring bonuses */
+bool
+limit_cache_no_recurring(void)
+{
+	look_for_rows();
+	return no_recurring;
 }
 
 /* Number that goes up whenever one of the answers above has changed */
@@ -370,6 +388,6 @@ uint64
 limit_cache_version(void)
 {
 	(void) current_cache();
-	(void) limit_cache_no_overrides();
+	look_for_rows();
 	return version;
 }

@@ -33,6 +33,7 @@ extern bool limit_cache_plan_exists(const char *plan);
 extern int	limit_cache_plan_limits(const char *plan, const char *metric,
 									const CachedLimit **first);
 extern bool limit_cache_no_overrides(void);
+extern bool limit_cache_no_recurring(void);
 extern uint64 limit_cache_version(void);
 
 #endif							/* QUOTA_LIMIT_CACHE_H */

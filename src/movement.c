@@ -264,7 +264,7 @@ static Verdict
 decide_tidy(Posting *posting)
 {
 	Charge	   *charge = &posting->charges[0];
-	bool		due = charge->lapsed != NIL;
+	bool		due = charge->lapsed != NIL || bonus_any_due(&charge->bonuses);
 
 	charge_decide(charge, 0);
 	charge->decision.allowed = true;

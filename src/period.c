@@ -16,7 +16,9 @@
 #include "postgres.h"
 
 #include "common/int.h"
+#include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
@@ -307,4 +309,20 @@ period_bounds(const Period *period, const TimestampTz *anchor, pg_tz *zone,
 		*start = *end;
 		k++;
 	}
+}
+
+/* An instant later, by the wall clock of the zone where days and months count */
+TimestampTz
+period_add_interval(TimestampTz at, const Interval *interval, pg_tz *zone)
+{
+	Timestamp	local = local_time(at, zone);
+	Interval	days = *interval;
+
+	days.time = 0;
+	if (days.day != 0 || days.month != 0)
+		at = instant_of(DatumGetTimestamp(DirectFunctionCall2(timestamp_pl_interval,
+															  TimestampGetDatum(local),
+															  IntervalPGetDatum(&days))),
+						zone);
+	return at + interval->time;
 }

@@ -38,6 +38,8 @@ typedef struct Period
 extern bool period_parse(const char *name, Period *period);
 extern void period_name(const Period *period, char *buf);
 extern int64 period_length(const Period *period);
+extern TimestampTz period_add_interval(TimestampTz at, const Interval *interval,
+									   pg_tz *zone);
 extern void period_bounds(const Period *period, const TimestampTz *anchor,
 						  pg_tz *zone, TimestampTz at,
 						  TimestampTz *start, TimestampTz *end);

@@ -200,7 +200,7 @@ posting_write(Posting *posting)
 		if (!is_written(charge))
 			continue;
 		apply(posting, charge);
-		bonus_write(posting->set, &charge->bonuses);
+		bonus_write(posting->set, &charge->bonuses, &charge->user_id, charge->metric);
 		for (int a = 0; a < charge->naccounts; a++)
 			account_write(posting->set, charge->accounts[a], charge->now);
 	}

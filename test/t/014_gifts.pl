@@ -20,7 +20,7 @@ sub any { return sprintf $subject, $_[0] }
 sub start
 {
 	$node->safe_psql('postgres', <<"END");
-TRUNCATE quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits, quota.topup_prices, quota.subscriptions, quota.limit_overrides,
+TRUNCATE quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits, quota.topup_prices, quota.recurring_bonuses, quota.subscriptions, quota.limit_overrides,
 	quota.usage_tracking, quota.usage_history, quota.user_bonuses, quota.usage_events, quota.bonus_allocations, quota.quota_audit_log,
 	quota.gifts, quota.gift_lines, quota.gift_parties, quota.topups;
 INSERT INTO quota.metrics (metric, gift_period, gift_sent_limit, gift_received_limit) VALUES ('calls', 'lifetime', 60, 40);
