@@ -232,7 +232,8 @@ post(const Request *request, Outcome *outcomes)
 
 /*
  * Lock all accounts of some requests in the one order, which a request alone
- * keeps to by itself.  They are read again by each request.
+ * keeps to by itself.  They are read again by each request.  First uses create
+ * them, and they stay, with nothing used, where the request is denied.
  */
 static void
 lock_all(RelationSet *set, Posting *posting)
@@ -245,9 +246,18 @@ lock_all(RelationSet *set, Posting *posting)
 
 		CHECK_FOR_INTERRUPTS();
 		relation_slots_release(set);
-		lost = !read_charges(posting);
+		charges_find(posting);
 		for (int i = 0; i < posting->ncharges && !lost; i++)
-			lost = !posting_lock_charge(posting, &posting->charges[i], &unchanged);
+		{
+			Charge	   *charge = &posting->charges[i];
+
+			/* requests have nothing to do with each other, nor have their times */
+			lost = !charge_begin(set, charge, posting->view,
+								 charge_time(charge, Max(clock_now(), posting->now))) ||
+				!posting_lock_charge(posting, charge, &unchanged);
+			if (lost)
+				posting->now = Max(posting->now, clock_now());
+		}
 		relations_refresh(set);
 		posting->limits_version = limit_version();
 		if (!lost)
