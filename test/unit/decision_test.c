@@ -207,7 +207,8 @@ oracle_retry(const World *w, int i, int amount)
 
 	if (w->resets[i] == DECISION_NEVER)
 		return DECISION_NEVER;
-	later.used[0] = 0;
+	/* what is held stays with the period that is over */
+	later.used[0] = later.held[0] = 0;
 	if (!oracle_grants(&later, amount, w->resets[i], &purse))
 		return DECISION_NEVER;
 	return w->resets[i] - NOW;
@@ -227,7 +228,7 @@ oracle_retry_all(const World *w, int amount)
 
 		for (int i = 0; i < w->nwindows; i++)
 			if (times[t] >= w->resets[i])
-				later.used[i] = 0;
+				later.used[i] = later.held[i] = 0;
 		if (oracle_grants(&later, amount, times[t], &purse))
 			return times[t] - NOW;
 	}
