@@ -73,9 +73,9 @@ window_longer(const DecisionInput *in, int a, int b)
  * its period the window starts again, and what is held stays behind.
  */
 static Amount
-window_left_at(const WindowState *l, int64_t at)
+window_left_at(const DecisionInput *in, const WindowState *l, int64_t at)
 {
-	return at < l->resets_at ? l->limit - l->used - l->held : l->limit;
+	return at == in->now || at < l->resets_at ? l->limit - l->used - l->held : l->limit;
 }
 
 /* Bonus units that can be used at "at", if nothing else happens */
@@ -94,7 +94,7 @@ bonus_left_at(const DecisionInput *in, int64_t at)
 static Amount
 window_room_at(const DecisionInput *in, int i, int64_t at)
 {
-	Amount		room = amount_max(window_left_at(&in->limits[i], at), 0);
+	Amount		room = amount_max(window_left_at(in, &in->limits[i], at), 0);
 
 	return i == in->allowance ? room + bonus_left_at(in, at) : room;
 }
@@ -112,7 +112,7 @@ window_has_room_at(const DecisionInput *in, int i, int64_t at)
 	if (l->unlimited)
 		return true;
 	if (l->mode == MODE_SHADOW && i == in->allowance)
-		return window_left_at(l, at) + bonus_left_at(in, at) >= in->amount;
+		return window_left_at(in, l, at) + bonus_left_at(in, at) >= in->amount;
 	return window_room_at(in, i, at) >= in->amount;
 }
 
@@ -132,7 +132,7 @@ window_admits_at(const DecisionInput *in, int i, int64_t at)
 		return true;
 
 	overage = in->amount - window_room_at(in, i, at);
-	cost = at < l->resets_at ? l->cost : 0;
+	cost = at == in->now || at < l->resets_at ? l->cost : 0;
 	return cost + amount_cost(overage, l->price) <= l->spend_cap;
 }
 
@@ -162,7 +162,7 @@ report_window(const DecisionInput *in, int i, Amount charged, Amount bonus_left,
 	out->remaining = 0;
 	if (!l->unlimited)
 	{
-		out->remaining = amount_max(window_left_at(l, in->now) - charged, 0);
+		out->remaining = amount_max(window_left_at(in, l, in->now) - charged, 0);
 		if (i == in->allowance)
 			out->remaining += bonus_left;
 	}
@@ -305,7 +305,7 @@ grant(const DecisionInput *in, Amount bonus_left, Decision *out)
 	Amount		rest;
 
 	parts->allowance = l->unlimited || l->mode == MODE_SHADOW ? in->amount :
-		amount_min(in->amount, amount_max(window_left_at(l, in->now), 0));
+		amount_min(in->amount, amount_max(window_left_at(in, l, in->now), 0));
 	rest = in->amount - parts->allowance;
 	parts->bonus = amount_min(rest, bonus_left);
 	parts->overage = rest - parts->bonus;
