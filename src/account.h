@@ -31,6 +31,7 @@ typedef struct Account
 	TupleTableSlot *slot;		/* the row that was read, if any */
 	bool		exists;
 	bool		waited;			/* account_lock() met another call */
+	bool		locked;			/* account_lock() got it */
 	bool		closing;		/* "closed" is to go to the history */
 	AccountPeriod closed;
 	AccountPeriod current;		/* as of the time of the decision */

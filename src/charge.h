@@ -21,6 +21,7 @@ typedef struct Charge
 	Amount		amount;			/* negative: give back */
 	int			item;			/* of the request that it belongs to */
 	int			level;			/* 0 = the subject, 1 = its parent, ... */
+	bool		idle;			/* units come and go, and nothing moves */
 	Event	   *event;			/* that is undone or completed, or NULL */
 
 	/* what was read */

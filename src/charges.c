@@ -103,14 +103,11 @@ merge_charges(Posting *posting)
 				last->level = c->level;
 			}
 			last->amount += c->amount;
+			last->idle = (last->amount == 0);
 			continue;
 		}
-		if (last && last->amount == 0 && last->level > 0)
-			n--;
 		posting->charges[n++] = *c;
 	}
-	if (n > 0 && posting->charges[n - 1].amount == 0 && posting->charges[n - 1].level > 0)
-		n--;
 	posting->ncharges = n;
 }
 

@@ -154,6 +154,13 @@ decide_items(Posting *posting)
 	{
 		Charge	   *charge = &posting->charges[i];
 
+		if (charge->idle)
+		{
+			charge_decide(charge, 0);
+			charge->decision.allowed = true;
+			charge->decision.reason = REASON_OK;
+			continue;
+		}
 		if (charge->amount < 0)
 		{
 			require_gauge(charge, "What a counter has counted is not given back by name.",

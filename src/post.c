@@ -165,9 +165,10 @@ prepare_items(Posting *posting)
 
 /* Take one request through its tries, within an open set of relations */
 static void
-post_one(RelationSet *set, const Request *request, LimitVersion version, Outcome *outcomes)
+post_one(RelationSet *set, const Request *request, LimitVersion version,
+		 HeldAccounts *held, Outcome *outcomes)
 {
-	Posting		posting = {.request = request, .set = set, .outcomes = outcomes};
+	Posting		posting = {.request = request, .set = set, .held = held, .outcomes = outcomes};
 
 	posting.limits_version = version;
 	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
@@ -218,8 +219,9 @@ post(const Request *request, Outcome *outcomes)
 	LimitVersion version = limit_version();
 	RelationSet *set = begin_call(request->dry_run);
 	MemoryContext old = MemoryContextSwitchTo(relations_context(set));
+	HeldAccounts held = {0};
 
-	post_one(set, request, version, outcomes);
+	post_one(set, request, version, &held, outcomes);
 	MemoryContextSwitchTo(old);
 	for (int i = 0; i < Max(request->nitems, 1); i++)
 		outcome_copy(&outcomes[i]);
@@ -258,6 +260,7 @@ lock_all(RelationSet *set, Posting *posting)
 			if (lost)
 				posting->now = Max(posting->now, clock_now());
 		}
+		posting_remember_held(posting);
 		relations_refresh(set);
 		posting->limits_version = limit_version();
 		if (!lost)
@@ -281,7 +284,8 @@ post_lock(const pg_uuid_t *user_ids, int n, const char *metric)
 	MemoryContext old = MemoryContextSwitchTo(relations_context(set));
 	RequestItem *items = palloc0((n + 1) * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_TIDY, .items = items, .nitems = 0};
-	Posting		posting = {.request = &request, .set = set, .now = DT_NOBEGIN};
+	HeldAccounts held = {0};
+	Posting		posting = {.request = &request, .set = set, .held = &held, .now = DT_NOBEGIN};
 
 	for (int i = 0; i < n; i++)
 	{
@@ -324,11 +328,11 @@ compare_requests(const void *a, const void *b)
 
 /* Lock what the requests of subjects with parents charge, in the one order */
 static void
-lock_batch(RelationSet *set, const Request *requests, int n)
+lock_batch(RelationSet *set, const Request *requests, int n, HeldAccounts *held)
 {
 	RequestItem *items = palloc(n * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_CONSUME, .items = items};
-	Posting		posting = {.request = &request, .set = set, .now = DT_NOBEGIN};
+	Posting		posting = {.request = &request, .set = set, .held = held, .now = DT_NOBEGIN};
 	const Request **sorted = palloc(n * sizeof(Request *));
 
 	for (int i = 0; i < n; i++)
@@ -373,6 +377,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 	MemoryContext each = AllocSetContextCreate(CurrentMemoryContext, "quota request",
 											   ALLOCSET_DEFAULT_SIZES);
 	const Request **order = palloc((n + 1) * sizeof(Request *));
+	HeldAccounts held = {.of_batch = true};
 
 	for (int i = 0; i < n; i++)
 	{
@@ -380,7 +385,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 		order[i] = &requests[i];
 	}
 	if (n > 0 && any_parent(set, requests, n))
-		lock_batch(set, requests, n);
+		lock_batch(set, requests, n, &held);
 	else
 		qsort(order, n, sizeof(Request *), compare_requests);
 
@@ -392,7 +397,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 		CHECK_FOR_INTERRUPTS();
 		relations_refresh(set);
 		MemoryContextSwitchTo(each);
-		post_one(set, order[i], version, outcome);
+		post_one(set, order[i], version, &held, outcome);
 		MemoryContextSwitchTo(old);
 		(void) outcome_get_datum(outcome);
 		outcome_copy(outcome);

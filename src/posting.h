@@ -12,6 +12,14 @@
 #include "charge.h"
 #include "request.h"
 
+/* The accounts that a call has locked */
+typedef struct HeldAccounts
+{
+	struct HTAB *hashes;		/* of their names */
+	struct AccountName *greatest;	/* the last of them in order */
+	bool		of_batch;		/* more requests follow */
+} HeldAccounts;
+
 /* What became of a request in movement.c */
 typedef enum Verdict
 {
@@ -40,7 +48,7 @@ typedef struct Posting
 	Amount		shortfall;
 
 	/* of all tries */
-	List	   *held;			/* names of the accounts that are locked */
+	HeldAccounts *held;			/* of the whole call */
 	bool		waited;			/* met another call on the same account */
 	LimitVersion limits_version;	/* before the snapshot was taken */
 	int			tries;			/* that were in vain */
@@ -65,6 +73,7 @@ extern Verdict settlement_refund(Posting *posting);
 
 /* write.c */
 extern bool posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged);
+extern void posting_remember_held(Posting *posting);
 extern bool posting_write(Posting *posting);
 extern void posting_record(Posting *posting);
 

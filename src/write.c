@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -16,56 +18,88 @@
 #include "id.h"
 #include "posting.h"
 
-/* An account that is locked; lives as long as the call */
+/* ---------------------------------------------------------------------------
+ * The accounts that a call has locked
+ * ------------------------------------------------------------------------- */
+
+/* The name of an account, packed so that names compare as accounts are ordered */
 typedef struct AccountName
 {
-	pg_uuid_t	user_id;
-	char	   *metric;
-	char	   *period;
+	int			len;
+	char		bytes[FLEXIBLE_ARRAY_MEMBER];
 } AccountName;
 
-static int
-compare_names(const pg_uuid_t *user_id, const char *metric, const char *period,
-			  const AccountName *name)
+static AccountName *
+account_name(const Account *account)
 {
-	int			c = memcmp(user_id->data, name->user_id.data, UUID_LEN);
+	const LimitSet *limits = account->limits;
+	int			metric = strlen(limits->metric) + 1;
+	int			period = strlen(account->limit->period_name) + 1;
+	AccountName *name = palloc(offsetof(AccountName, bytes) + UUID_LEN + metric + period);
 
-	if (c == 0)
-		c = strcmp(metric, name->metric);
-	return c != 0 ? c : strcmp(period, name->period);
+	name->len = UUID_LEN + metric + period;
+	memcpy(name->bytes, limits->user_id.data, UUID_LEN);
+	memcpy(name->bytes + UUID_LEN, limits->metric, metric);
+	memcpy(name->bytes + UUID_LEN + metric, account->limit->period_name, period);
+	return name;
 }
 
-/* Does an account come before one that an earlier try has locked? */
-static bool
-out_of_order(const Posting *posting, const Account *account)
+/* The zero after each part is less than whatever a longer part goes on with */
+static int
+compare_names(const AccountName *a, const AccountName *b)
 {
-	ListCell   *lc;
-	bool		earlier = false;
+	int			c = memcmp(a->bytes, b->bytes, Min(a->len, b->len));
 
-	foreach(lc, posting->held)
-	{
-		int			c = compare_names(&account->limits->user_id, account->limits->metric,
-									  account->limit->period_name, lfirst(lc));
+	return c != 0 ? c : a->len - b->len;
+}
 
-		if (c == 0)
-			return false;
-		earlier |= (c < 0);
-	}
-	return earlier;
+static uint64
+hash_name(const AccountName *name)
+{
+	return hash_bytes_extended((const unsigned char *) name->bytes, name->len, 0);
+}
+
+/* Does an account come before one that is locked, and is not locked itself? */
+static bool
+out_of_order(const HeldAccounts *held, const Account *account)
+{
+	AccountName *name;
+	uint64		hash;
+
+	if (held->greatest == NULL)
+		return false;
+	name = account_name(account);
+	if (compare_names(name, held->greatest) >= 0)
+		return false;
+	hash = hash_name(name);
+	return hash_search(held->hashes, &hash, HASH_FIND, NULL) == NULL;
 }
 
 static void
 remember_held(Posting *posting, const Account *account)
 {
+	HeldAccounts *held = posting->held;
 	MemoryContext old = MemoryContextSwitchTo(relations_context(posting->set));
-	AccountName *name = palloc(sizeof(AccountName));
+	AccountName *name = account_name(account);
+	uint64		hash = hash_name(name);
 
-	name->user_id = account->limits->user_id;
-	name->metric = pstrdup(account->limits->metric);
-	name->period = pstrdup(account->limit->period_name);
-	posting->held = lappend(posting->held, name);
+	if (held->hashes == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(uint64), .entrysize = sizeof(uint64),
+		.hcxt = CurrentMemoryContext};
+
+		held->hashes = hash_create("quota held accounts", 16, &ctl,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	(void) hash_search(held->hashes, &hash, HASH_ENTER, NULL);
+	if (held->greatest == NULL || compare_names(name, held->greatest) > 0)
+		held->greatest = name;
 	MemoryContextSwitchTo(old);
 }
+
+/* ---------------------------------------------------------------------------
+ * Locking and writing
+ * ------------------------------------------------------------------------- */
 
 static int
 compare_accounts(const void *a, const void *b)
@@ -106,7 +140,7 @@ posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged)
 		if (!account->exists &&
 			(charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
 			continue;
-		lock = account_lock(posting->set, account, !out_of_order(posting, account));
+		lock = account_lock(posting->set, account, !out_of_order(posting->held, account));
 		if (lock == ACCOUNT_BUSY)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -116,38 +150,64 @@ posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged)
 		posting->waited |= account->waited;
 		if (lock == ACCOUNT_LOST)
 			return false;
-		remember_held(posting, account);
+		account->locked = true;
 		if (lock != ACCOUNT_UNCHANGED)
 			*unchanged = false;
 	}
 	return true;
 }
 
-/* Lock what is to be written; true if all of it is as it was read */
+/*
+ * Remember what is locked, for the next try and the next request of the call.
+ * Most calls need neither.
+ */
+void
+posting_remember_held(Posting *posting)
+{
+	for (int i = 0; i < posting->ncharges; i++)
+	{
+		Charge	   *charge = &posting->charges[i];
+
+		for (int a = 0; a < charge->naccounts; a++)
+			if (charge->accounts[a]->locked)
+				remember_held(posting, charge->accounts[a]);
+	}
+}
+
 static bool
-lock_rows(Posting *posting)
+lock_accounts(Posting *posting)
 {
 	bool		unchanged = true;
 
 	for (int i = 0; i < posting->ncharges; i++)
-		if (!posting_lock_charge(posting, &posting->charges[i], &unchanged))
+		if (!posting->charges[i].idle &&
+			!posting_lock_charge(posting, &posting->charges[i], &unchanged))
 			return false;
-	if (!unchanged)
-		return false;
-	for (int i = 0; i < posting->ncharges; i++)
+	return unchanged;
+}
+
+/* Lock what is to be written; true if all of it is as it was read */
+static bool
+lock_rows(Posting *posting)
+{
+	bool		unchanged = lock_accounts(posting);
+
+	for (int i = 0; unchanged && i < posting->ncharges; i++)
 	{
 		if (bonus_lock(posting->set, &posting->charges[i].bonuses))
 			continue;
 		posting->waited = true;
 		unchanged = false;
 	}
+	if (!unchanged || posting->held->of_batch)
+		posting_remember_held(posting);
 	return unchanged;
 }
 
 static bool
 is_written(const Charge *charge)
 {
-	return charge->event || charge->limits.nlimits > 0;
+	return !charge->idle && (charge->event || charge->limits.nlimits > 0);
 }
 
 /* Let the accounts know what moves, and until when nothing lapses */
@@ -318,7 +378,7 @@ record_item(Posting *posting, int item, Outcome *outcome)
 			(!decided || posting->charges[i].amount < 0))
 			charge_report(&posting->charges[i]);
 	answer_grant(posting, item, true, outcome);
-	if (main == NULL || !leaves_event(request))
+	if (main == NULL || main->idle || !leaves_event(request))
 		return;
 
 	outcome->has_event = true;
