@@ -27,7 +27,7 @@ REGRESS_ALL = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 SPECS = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
 UNIT_PROGRAMS = $(patsubst test/unit/%.c,output/unit/%,$(sort $(wildcard test/unit/*.c)))
 # What the unit tests are linked with: the code that knows nothing of PostgreSQL.
-UNIT_SOURCES = src/decision.c
+UNIT_SOURCES = src/decision.c src/rate.c
 
 # Run a subset: make check-regress ONLY="periods bonuses"; make check-tap PROVE_TESTS=test/t/002_x.pl
 ONLY ?=
