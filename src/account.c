@@ -18,7 +18,7 @@
 
 #include "account.h"
 #include "amount_numeric.h"
-#include "id.h"
+#include "history.h"
 
 static Amount
 amount_attr(TupleTableSlot *slot, int attnum)
@@ -55,6 +55,8 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	account->limit = limit;
 	account->holds_expire_at = DT_NOEND;
 	account->slot = slot;
+	if (limit->algorithm != ALGORITHM_FIXED && !limit->unlimited)
+		account_begin_rate(account);
 
 	keys[0] = UUIDPGetDatum(&limits->user_id);
 	keys[1] = CStringGetTextDatum(limits->metric);
@@ -80,6 +82,8 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	datum = slot_getattr(slot, Anum_usage_tracking_anchor, &isnull);
 	account->has_anchor = !isnull;
 	account->anchor = isnull ? 0 : DatumGetTimestampTz(datum);
+	if (account->rate_state)
+		account_read_rate(account);
 }
 
 /*
@@ -214,6 +218,8 @@ account_end_period(Account *account, TimestampTz now)
 	if (!account->exists || account->closing)
 		return;
 	account->changed = true;
+	if (account->rate_state)
+		memset(account->rate_state, 0, sizeof(RateState));
 	now = Min(now + 1, account->current.end);
 	memset(&next, 0, sizeof(next));
 	next.start = now;
@@ -222,76 +228,6 @@ account_end_period(Account *account, TimestampTz now)
 	account->closed = account->current;
 	account->closed.end = now;
 	account->current = next;
-}
-
-static bool
-period_contains(const AccountPeriod *p, TimestampTz at)
-{
-	return at >= p->start && at < p->end;
-}
-
-/* Read a closed period from its row, which the slot holds */
-static void
-read_history(TupleTableSlot *slot, AccountPeriod *p)
-{
-	bool		isnull;
-
-	slot_getallattrs(slot);
-	memset(p, 0, sizeof(*p));
-	p->start = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_history_period_start, &isnull));
-	p->end = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_history_period_end, &isnull));
-	p->used = amount_attr(slot, Anum_usage_history_used);
-	p->bonus_used = amount_attr(slot, Anum_usage_history_bonus_used);
-	p->overage = amount_attr(slot, Anum_usage_history_overage);
-	p->cost = money_attr(slot, Anum_usage_history_cost);
-	p->held = amount_attr(slot, Anum_usage_history_held);
-	p->held_cost = money_attr(slot, Anum_usage_history_held_cost);
-}
-
-/*
- * The period of an account that contains an instant: the current one, the one
- * that is about to be closed, or one of the history.  NULL if it is not kept.
- */
-AccountPeriod *
-account_period_at(RelationSet *set, Account *account, RelationView view,
-				  TimestampTz at)
-{
-	Datum		keys[3];
-	RelationScan *scan;
-	PastPeriod *past;
-	ListCell   *lc;
-	bool		found;
-
-	if (!account->exists)
-		return NULL;
-	if (at >= account->current.start)
-		return &account->current;
-	if (account->closing && period_contains(&account->closed, at))
-		return &account->closed;
-	foreach(lc, account->past)
-	{
-		past = lfirst(lc);
-		if (period_contains(&past->period, at))
-			return &past->period;
-	}
-
-	past = palloc0(sizeof(PastPeriod));
-	past->slot = relation_slot(set, TABLE_USAGE_HISTORY);
-	keys[0] = UUIDPGetDatum(&account->limits->user_id);
-	keys[1] = CStringGetTextDatum(account->limits->metric);
-	keys[2] = CStringGetTextDatum(account->limit->period_name);
-	scan = relation_scan_begin_range(set, INDEX_USAGE_HISTORY_ACCOUNT, 3, keys,
-									 TimestampTzGetDatum(DT_NOBEGIN), TimestampTzGetDatum(at),
-									 true, view);
-	found = relation_scan_next(scan, past->slot);
-	relation_scan_end(scan);
-	if (!found)
-		return NULL;
-	read_history(past->slot, &past->period);
-	if (!period_contains(&past->period, at))
-		return NULL;
-	account->past = lappend(account->past, past);
-	return &past->period;
 }
 
 /* Units that a period has used, and what paid for them */
@@ -306,7 +242,8 @@ account_parts(const AccountPeriod *p, Parts *parts)
 
 /* What the decision needs to know of a period of an account */
 void
-account_state(const Account *account, const AccountPeriod *p, WindowState *state)
+account_state(const Account *account, const AccountPeriod *p, TimestampTz now,
+			  WindowState *state)
 {
 	const QuotaLimit *limit = account->limit;
 
@@ -321,6 +258,12 @@ account_state(const Account *account, const AccountPeriod *p, WindowState *state
 	state->capped = limit->capped;
 	state->spend_cap = limit->spend_cap;
 	state->cost = p->cost + p->held_cost;
+	if (account->rate_state)
+	{
+		state->rate = &account->rate;
+		state->used = rate_used_at(&account->rate, now);
+		state->resets_at = account_resets_at(account, now);
+	}
 }
 
 /*
@@ -387,25 +330,7 @@ account_form(const Account *account, const AccountPeriod *p,
 	values[Anum_usage_tracking_held_cost - 1] = money_get_datum(p->held_cost);
 	values[Anum_usage_tracking_holds_expire_at - 1] = TimestampTzGetDatum(account->holds_expire_at);
 	nulls[Anum_usage_tracking_holds_expire_at - 1] = (account->holds_expire_at == DT_NOEND);
-	nulls[Anum_usage_tracking_rate_at - 1] = true;
-	nulls[Anum_usage_tracking_rate_state - 1] = true;
-}
-
-/* Lock the closed periods that are to be written, under the account's lock */
-static AccountLock
-lock_past(RelationSet *set, Account *account)
-{
-	AccountLock result = ACCOUNT_UNCHANGED;
-	ListCell   *lc;
-
-	foreach(lc, account->past)
-	{
-		PastPeriod *past = lfirst(lc);
-
-		if (relation_lock(set, TABLE_USAGE_HISTORY, past->slot, true) != ROW_UNCHANGED)
-			result = ACCOUNT_CHANGED;
-	}
-	return result;
+	account_form_rate(account, values, nulls);
 }
 
 /*
@@ -431,7 +356,7 @@ account_lock(RelationSet *set, Account *account, bool wait)
 		switch (relation_lock(set, TABLE_USAGE_TRACKING, account->slot, wait))
 		{
 			case ROW_UNCHANGED:
-				return account->past == NIL ? ACCOUNT_UNCHANGED : lock_past(set, account);
+				return account->past == NIL ? ACCOUNT_UNCHANGED : history_lock(set, account);
 			case ROW_CHANGED:
 				account->waited = true;
 				return ACCOUNT_CHANGED;
@@ -459,54 +384,6 @@ account_lock(RelationSet *set, Account *account, bool wait)
 	return ACCOUNT_LOST;
 }
 
-/* Keep a closed period */
-static void
-write_history(RelationSet *set, const Account *account, TimestampTz closed_at)
-{
-	Datum		values[Natts_usage_history];
-	bool		nulls[Natts_usage_history] = {false};
-	const AccountPeriod *p = &account->closed;
-	pg_uuid_t	id;
-
-	id_generate(closed_at, &id);
-	values[Anum_usage_history_id - 1] = UUIDPGetDatum(&id);
-	values[Anum_usage_history_user_id - 1] = UUIDPGetDatum(&account->limits->user_id);
-	values[Anum_usage_history_metric - 1] = CStringGetTextDatum(account->limits->metric);
-	values[Anum_usage_history_period - 1] = CStringGetTextDatum(account->limit->period_name);
-	values[Anum_usage_history_period_start - 1] = TimestampTzGetDatum(p->start);
-	values[Anum_usage_history_period_end - 1] = TimestampTzGetDatum(p->end);
-	set_amount(values, Anum_usage_history_used, p->used);
-	set_amount(values, Anum_usage_history_bonus_used, p->bonus_used);
-	set_amount(values, Anum_usage_history_overage, p->overage);
-	nulls[Anum_usage_history_limit_amount - 1] = account->limit->unlimited;
-	set_amount(values, Anum_usage_history_limit_amount, account->limit->amount);
-	values[Anum_usage_history_closed_at - 1] = TimestampTzGetDatum(closed_at);
-	values[Anum_usage_history_cost - 1] = money_get_datum(p->cost);
-	set_amount(values, Anum_usage_history_held, p->held);
-	values[Anum_usage_history_held_cost - 1] = money_get_datum(p->held_cost);
-	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls);
-}
-
-/* Write a closed period whose counters were corrected */
-static void
-rewrite_history(RelationSet *set, const PastPeriod *past)
-{
-	Datum		values[Natts_usage_history];
-	bool		nulls[Natts_usage_history];
-	const AccountPeriod *p = &past->period;
-
-	slot_getallattrs(past->slot);
-	memcpy(values, past->slot->tts_values, sizeof(values));
-	memcpy(nulls, past->slot->tts_isnull, sizeof(nulls));
-	set_amount(values, Anum_usage_history_used, p->used);
-	set_amount(values, Anum_usage_history_bonus_used, p->bonus_used);
-	set_amount(values, Anum_usage_history_overage, p->overage);
-	values[Anum_usage_history_cost - 1] = money_get_datum(p->cost);
-	set_amount(values, Anum_usage_history_held, p->held);
-	values[Anum_usage_history_held_cost - 1] = money_get_datum(p->held_cost);
-	relation_update(set, TABLE_USAGE_HISTORY, past->slot, values, nulls);
-}
-
 /*
  * Write the periods of an account that have changed.  account_lock() said
  * ACCOUNT_UNCHANGED.
@@ -516,20 +393,13 @@ account_write(RelationSet *set, Account *account, TimestampTz now)
 {
 	Datum		values[Natts_usage_tracking];
 	bool		nulls[Natts_usage_tracking];
-	ListCell   *lc;
 
 	if (account->changed)
 	{
 		account_form(account, &account->current, values, nulls);
 		relation_update(set, TABLE_USAGE_TRACKING, account->slot, values, nulls);
 		if (account->closing)
-			write_history(set, account, now);
+			history_insert(set, account, now);
 	}
-	foreach(lc, account->past)
-	{
-		PastPeriod *past = lfirst(lc);
-
-		if (past->changed)
-			rewrite_history(set, past);
-	}
+	history_write(set, account);
 }

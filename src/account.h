@@ -40,6 +40,8 @@ typedef struct Account
 	bool		has_anchor;
 	TimestampTz anchor;			/* of a first_use limit */
 	TimestampTz holds_expire_at;	/* no hold ends before; DT_NOEND = none */
+	RateState  *rate_state;		/* of a sliding or gcra limit, else NULL */
+	RateWindow	rate;
 } Account;
 
 /* A period that was closed earlier, in its row of the history */
@@ -71,11 +73,19 @@ extern AccountPeriod *account_period_at(RelationSet *set, Account *account,
 										RelationView view, TimestampTz at);
 extern void account_parts(const AccountPeriod *p, Parts *parts);
 extern void account_state(const Account *account, const AccountPeriod *p,
-						  WindowState *state);
+						  TimestampTz now, WindowState *state);
+extern TimestampTz account_resets_at(const Account *account, TimestampTz now);
 extern void account_move(Account *account, AccountPeriod *p, bool allowance,
 						 const Movement *moved);
+extern void account_move_rate(Account *account, Amount amount, Amount whole,
+							  TimestampTz when, TimestampTz now);
 extern bool account_period_before(const Account *account, AccountPeriod *p);
 extern void account_end_period(Account *account, TimestampTz now);
+/* account_rate.c */
+extern void account_begin_rate(Account *account);
+extern void account_read_rate(Account *account);
+extern void account_form_rate(const Account *account, Datum *values, bool *nulls);
+
 extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);
 extern void account_write(RelationSet *set, Account *account, TimestampTz now);
 

@@ -33,7 +33,7 @@ tell_state(const Charge *charge, const LimitReport *report, Outcome *o)
 		o->limit_amount = account->limit->amount;
 		o->period = account->limit->period_name;
 		o->period_start = account->current.start;
-		o->resets_at = account->current.end;
+		o->resets_at = account_resets_at(account, charge->now);
 		o->binding_user_id = charge->user_id;
 	}
 }

@@ -113,6 +113,8 @@ move_window(RelationSet *set, Charge *charge, RelationView view, const char *win
 						   timestamptz_to_str(at)),
 				 errhint("Use adjust_usage to correct the current period.")));
 	account_move(account, p, allowance, moved);
+	account_move_rate(account, allowance ? moved->used.allowance : parts_total(&moved->used),
+					  charge->whole, at, charge->now);
 }
 
 /*
@@ -130,6 +132,24 @@ charge_move(RelationSet *set, Charge *charge, RelationView view,
 	foreach(lc, event->rate_periods)
 		move_window(set, charge, view, lfirst(lc), false, event->effective_at, moved,
 					may_be_gone);
+}
+
+/* Move units in the windows that are limited now, or in the allowance alone */
+void
+charge_move_present(Charge *charge, bool allowance_only)
+{
+	for (int i = 0; i < charge->limits.nlimits; i++)
+	{
+		Account    *account = charge->accounts[i];
+		bool		allowance = i == charge->limits.allowance;
+		Amount		amount = allowance ? charge->moved.used.allowance :
+			parts_total(&charge->moved.used);
+
+		if (!allowance && allowance_only)
+			continue;
+		account_move(account, &account->current, allowance, &charge->moved);
+		account_move_rate(account, amount, -amount, charge->now, charge->now);
+	}
 }
 
 /*
@@ -293,7 +313,7 @@ set_present(Charge *charge, Amount amount)
 	charge->states = palloc0((n + 1) * sizeof(WindowState));
 	for (int i = 0; i < n; i++)
 		account_state(charge->accounts[i], &charge->accounts[i]->current,
-					  &charge->states[i]);
+					  charge->now, &charge->states[i]);
 	charge->state_accounts = charge->accounts;
 	set_input(charge, amount, n, charge->limits.allowance);
 }
@@ -338,7 +358,7 @@ charge_decide_as_event(RelationSet *set, Charge *charge, RelationView view,
 		p = account_period_at(set, account, view, event->effective_at);
 		if (p == NULL)
 			continue;
-		account_state(account, p, &charge->states[n]);
+		account_state(account, p, charge->now, &charge->states[n]);
 		/* a period that is over does not start again */
 		if (p != &account->current)
 			charge->states[n].resets_at = DECISION_NEVER;

@@ -41,6 +41,7 @@ typedef struct Charge
 	Decision	decision;
 	EventKind	kind;
 	Movement	moved;
+	Amount		whole;			/* of a refund: what was left of the event */
 	EventLine  *lines;			/* of "moved", or NULL: as the bonuses tell */
 	int			nlines;
 } Charge;
@@ -64,6 +65,7 @@ extern Account *charge_account(RelationSet *set, Charge *charge,
 extern void charge_move(RelationSet *set, Charge *charge, RelationView view,
 						const Event *event, const Movement *moved,
 						bool may_be_gone);
+extern void charge_move_present(Charge *charge, bool allowance_only);
 extern void charge_negate_held(const Event *hold, Movement *moved);
 extern Account *charge_allowance(const Charge *charge);
 

@@ -75,6 +75,8 @@ window_longer(const DecisionInput *in, int a, int b)
 static Amount
 window_left_at(const DecisionInput *in, const WindowState *l, int64_t at)
 {
+	if (l->rate)
+		return rate_capacity(l->rate) - rate_used_at(l->rate, at) - l->held;
 	return at == in->now || at < l->resets_at ? l->limit - l->used - l->held : l->limit;
 }
 
@@ -88,6 +90,23 @@ bonus_left_at(const DecisionInput *in, int64_t at)
 		if (in->bonuses[b].expires_at > at)
 			left += in->bonuses[b].left;
 	return left;
+}
+
+/*
+ * The next time at which a window may pass a test that it fails now: the end of
+ * its period, or when enough has left it.
+ */
+static int64_t
+window_next(const DecisionInput *in, int i)
+{
+	const WindowState *l = &in->limits[i];
+	Amount		amount = in->amount + l->held;
+
+	if (l->rate == NULL)
+		return l->resets_at;
+	if (i == in->allowance)
+		amount = amount_max(amount - bonus_left_at(in, in->now), 0);
+	return rate_free_at(l->rate, amount, in->now);
 }
 
 /* Units of a window, bonuses included where they extend it; at least 0 */
@@ -221,7 +240,7 @@ typedef bool (*WindowTest) (const DecisionInput *in, int i, int64_t at);
 static int64_t
 window_retry_after(const DecisionInput *in, int i, WindowTest passes)
 {
-	int64_t		at = in->limits[i].resets_at;
+	int64_t		at = window_next(in, i);
 
 	if (at == DECISION_NEVER || !passes(in, i, at))
 		return DECISION_NEVER;
@@ -240,7 +259,7 @@ retry_after(const DecisionInput *in)
 
 	for (int i = 0; i < in->nlimits; i++)
 	{
-		int64_t		at = in->limits[i].resets_at;
+		int64_t		at = window_next(in, i);
 		bool		admits = at < earliest;
 
 		for (int j = 0; admits && j < in->nlimits; j++)

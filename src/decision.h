@@ -12,6 +12,7 @@
 #define QUOTA_DECISION_H
 
 #include "amount.h"
+#include "rate.h"
 
 /* a time that never comes, in microseconds; equal to PostgreSQL's infinity */
 #define DECISION_NEVER		INT64_MAX
@@ -70,6 +71,8 @@ typedef struct WindowState
 	bool		capped;
 	Money		spend_cap;		/* if capped: for the overage of a period */
 	Money		cost;			/* of the overage so far, used and held */
+	const RateWindow *rate;		/* if it does not start again at once; then
+								 * used is as of now, resets_at when none is */
 } WindowState;
 
 /* One usable bonus */

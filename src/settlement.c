@@ -271,6 +271,7 @@ refund_event(Posting *posting, Charge *charge, const Parts *left, Amount amount)
 	parts_keep(left, lines, event->nlines, parts_total(left) - amount, &kept, lines);
 	*moved = kept;
 	parts_subtract(moved, left);
+	charge->whole = parts_total(left);
 	for (int i = 0; i < event->nlines; i++)
 	{
 		int			b = bonus_add(posting->set, &event->lines[i].bonus_id, charge->now,

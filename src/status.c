@@ -27,26 +27,37 @@
 
 PG_FUNCTION_INFO_V1(quota_get_user_quota_status);
 
+/* What can be used at once: the limit, or the burst of a gcra limit */
+static Amount
+capacity(const WindowState *state)
+{
+	return state->rate ? rate_capacity(state->rate) : state->limit;
+}
+
 /* Share of the limit that is used, in hundredths of a percent, rounded */
 static Amount
 percent_used(const WindowState *state)
 {
-	if (state->limit == 0)
+	Amount		limit = capacity(state);
+
+	if (limit == 0)
 		return state->used > 0 ? 100 * AMOUNT_UNIT : 0;
 	/* round to two decimals, half up */
-	return (state->used * 10000 + state->limit / 2) / state->limit * (AMOUNT_UNIT / 100);
+	return (state->used * 10000 + limit / 2) / limit * (AMOUNT_UNIT / 100);
 }
 
 static const char *
 severity(const WindowState *state)
 {
-	if (state->unlimited || (state->limit == 0 && state->used == 0))
+	Amount		limit = capacity(state);
+
+	if (state->unlimited || (limit == 0 && state->used == 0))
 		return "ok";
-	if (state->used >= state->limit)
+	if (state->used >= limit)
 		return "exceeded";
-	if (state->used * 100 >= state->limit * 95)
+	if (state->used * 100 >= limit * 95)
 		return "critical";
-	if (state->used * 100 >= state->limit * 80)
+	if (state->used * 100 >= limit * 80)
 		return "warning";
 	return "ok";
 }
@@ -58,7 +69,7 @@ put_limit(ReturnSetInfo *rsinfo, const Charge *charge, int i)
 	const WindowState *state = &charge->states[i];
 	Amount		bonus = i == charge->limits.allowance ?
 		charge->decision.before.bonus_remaining : 0;
-	Amount		room = amount_max(state->limit - state->used - state->held, 0) + bonus;
+	Amount		room = amount_max(capacity(state) - state->used - state->held, 0) + bonus;
 	Datum		values[STATUS_COLUMNS] = {0};
 	bool		nulls[STATUS_COLUMNS] = {false};
 
@@ -79,8 +90,8 @@ put_limit(ReturnSetInfo *rsinfo, const Charge *charge, int i)
 	}
 	values[8] = CStringGetTextDatum(severity(state));
 	values[9] = TimestampTzGetDatum(account->current.start);
-	values[10] = TimestampTzGetDatum(account->current.end);
-	nulls[10] = (account->current.end == DT_NOEND);
+	values[10] = TimestampTzGetDatum(state->resets_at);
+	nulls[10] = (state->resets_at == DT_NOEND);
 	values[11] = UUIDPGetDatum(&charge->user_id);
 	values[12] = amount_get_datum(account->current.overage);
 	values[13] = money_get_datum(account->current.cost);

@@ -218,14 +218,9 @@ apply(Posting *posting, Charge *charge)
 
 	if (charge->event)
 		charge_move(posting->set, charge, posting->view, charge->event, &charge->moved, false);
+	/* an admin's act concerns the allowance alone */
 	else if (request->kind != REQUEST_RESET && request->kind != REQUEST_TIDY)
-	{
-		/* an admin's act and a repayment concern the allowance alone */
-		for (int i = 0; i < charge->limits.nlimits; i++)
-			if (i == charge->limits.allowance || !request_is_admin_act(request))
-				account_move(charge->accounts[i], &charge->accounts[i]->current,
-							 i == charge->limits.allowance, &charge->moved);
-	}
+		charge_move_present(charge, request_is_admin_act(request));
 
 	for (int i = 0; i < charge->naccounts; i++)
 	{
