@@ -32,6 +32,7 @@ typedef struct Account
 	bool		exists;
 	bool		waited;			/* account_lock() met another call */
 	bool		locked;			/* account_lock() got it */
+	bool		left_out;		/* of what moves: never counted these units */
 	bool		closing;		/* "closed" is to go to the history */
 	AccountPeriod closed;
 	AccountPeriod current;		/* as of the time of the decision */

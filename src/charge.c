@@ -103,7 +103,10 @@ move_window(RelationSet *set, Charge *charge, RelationView view, const char *win
 	Account    *account = charge_account(set, charge, view, window);
 	AccountPeriod *p = account_period_at(set, account, view, at);
 
-	if (p == NULL && may_be_gone)
+	/* a window that has counted less than goes back has not counted these units */
+	if (p != NULL && !allowance && p->used + parts_total(&moved->used) < 0)
+		account->left_out = true;
+	if (account->left_out || (p == NULL && may_be_gone))
 		return;
 	if (p == NULL)
 		ereport(ERROR,
@@ -145,7 +148,7 @@ charge_move_present(Charge *charge, bool allowance_only)
 		Amount		amount = allowance ? charge->moved.used.allowance :
 			parts_total(&charge->moved.used);
 
-		if (!allowance && allowance_only)
+		if ((!allowance && allowance_only) || account->left_out)
 			continue;
 		account_move(account, &account->current, allowance, &charge->moved);
 		account_move_rate(account, amount, -amount, charge->now, charge->now);
@@ -209,6 +212,14 @@ release_lapsed(RelationSet *set, Charge *charge, RelationView view)
 	}
 }
 
+static void
+find_event_period(RelationSet *set, Charge *charge, RelationView view, const char *window)
+{
+	Account    *account = charge_account(set, charge, view, window);
+
+	(void) account_period_at(set, account, view, charge->event->effective_at);
+}
+
 /*
  * Go to the time of the decision.  Returns false if the limits do not count
  * any more by then: the caller opens the charge again as of "now".
@@ -230,9 +241,10 @@ charge_begin(RelationSet *set, Charge *charge, RelationView view, TimestampTz no
 	{
 		ListCell   *lc;
 
-		(void) charge_account(set, charge, view, charge->event->period);
+		/* what is found now is locked together with the accounts */
+		find_event_period(set, charge, view, charge->event->period);
 		foreach(lc, charge->event->rate_periods)
-			(void) charge_account(set, charge, view, lfirst(lc));
+			find_event_period(set, charge, view, lfirst(lc));
 	}
 	if (limits->nlimits > 0 || charge->event)
 		bonus_read(set, &charge->user_id, charge->metric, now, view, &charge->bonuses);

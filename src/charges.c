@@ -229,6 +229,35 @@ find_refunded(Posting *posting, int *room)
 	}
 }
 
+static void
+require_gauge(const Charge *charge, const char *what, const char *hint)
+{
+	if (charge->limits.kind != METRIC_GAUGE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metric \"%s\" is not a gauge", charge->metric),
+				 errdetail("%s", what),
+				 errhint("%s", hint)));
+}
+
+/* Refuse what can only be meant of a level, before anything else is looked at */
+static void
+check_kinds(const Posting *posting)
+{
+	const Request *request = posting->request;
+
+	for (int i = 0; i < posting->ncharges; i++)
+	{
+		if (request->kind == REQUEST_SET_GAUGE)
+			require_gauge(&posting->charges[i], "Only a level can be set.",
+						  "Use adjust_usage for a counter.");
+		if (request->kind == REQUEST_CONSUME && posting->charges[i].amount < 0)
+			require_gauge(&posting->charges[i],
+						  "What a counter has counted is not given back by name.",
+						  "Use refund_quota for an event, or adjust_usage.");
+	}
+}
+
 /* Find and open the charges of a request, in the order of locking */
 void
 charges_find(Posting *posting)
@@ -252,6 +281,7 @@ charges_find(Posting *posting)
 		for (int i = 0; i < posting->ncharges; i++)
 			charge_open(posting->set, &posting->charges[i], posting->view, posting->now);
 	}
+	check_kinds(posting);
 	if (posting->ncharges > 1)
 	{
 		qsort(posting->charges, posting->ncharges, sizeof(Charge), compare_charges);

@@ -10,8 +10,6 @@
  */
 #include "postgres.h"
 
-#include "utils/builtins.h"
-
 #include "amount_numeric.h"
 #include "errors.h"
 #include "posting.h"
@@ -42,6 +40,18 @@ give_back_to_bonuses(Posting *posting, Charge *charge, Amount amount)
 	}
 }
 
+/*
+ * Leave out the windows that have counted less than goes back: they were not
+ * limited when these units came
+ */
+static void
+leave_out(Charge *charge)
+{
+	for (int i = 0; i < charge->limits.nlimits; i++)
+		charge->accounts[i]->left_out = i != charge->limits.allowance &&
+			charge->accounts[i]->current.used + parts_total(&charge->moved.used) < 0;
+}
+
 /* Give back units of what a period has, last source first, at most all */
 void
 movement_give_back(Posting *posting, Charge *charge, const AccountPeriod *p, Amount amount)
@@ -56,23 +66,13 @@ movement_give_back(Posting *posting, Charge *charge, const AccountPeriod *p, Amo
 	memset(&charge->moved, 0, sizeof(Movement));
 	charge->moved.used = kept;
 	parts_subtract(&charge->moved.used, &whole);
+	leave_out(charge);
 }
 
 bool
 movement_is_gauge(const Charge *charge)
 {
 	return charge->limits.kind == METRIC_GAUGE;
-}
-
-static void
-require_gauge(const Charge *charge, const char *what, const char *hint)
-{
-	if (!movement_is_gauge(charge))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("metric \"%s\" is not a gauge", charge->metric),
-				 errdetail("%s", what),
-				 errhint("%s", hint)));
 }
 
 /* Take what was decided, or set it aside */
@@ -90,6 +90,8 @@ take(const Posting *posting, Charge *charge)
 			charge->bonuses.bonuses[b].hold = charge->bonuses.bonuses[b].take;
 			charge->bonuses.bonuses[b].take = 0;
 		}
+		/* what is set aside is not used */
+		charge->decision.after.used = charge->states[charge->decision.after.binding].used;
 	}
 	else
 		charge->moved.used = charge->decision.parts;
@@ -101,7 +103,10 @@ take(const Posting *posting, Charge *charge)
 				 errhint("Lower plan_limits.overage_price, or the amount.")));
 }
 
-/* With up_to, ask for no more than there is, unless there is nothing */
+/*
+ * With up_to, ask for no more than there is; if that is nothing, the least there
+ * can be is denied
+ */
 static void
 lower_amounts(Posting *posting)
 {
@@ -116,8 +121,8 @@ lower_amounts(Posting *posting)
 		if (decision_grantable(&charge->input, &room))
 			most = amount_min(most, room);
 	}
-	for (int i = 0; most > 0 && i < posting->ncharges; i++)
-		posting->charges[i].amount = most;
+	for (int i = 0; i < posting->ncharges; i++)
+		posting->charges[i].amount = amount_max(most, 1);
 }
 
 /* Give back what an item has; its parents give back as much, if they have it */
@@ -163,8 +168,6 @@ decide_items(Posting *posting)
 		}
 		if (charge->amount < 0)
 		{
-			require_gauge(charge, "What a counter has counted is not given back by name.",
-						  "Use refund_quota for an event, or adjust_usage.");
 			charge_decide(charge, 0);
 			charge->decision.allowed = true;
 			charge->decision.reason = REASON_OK;
@@ -193,8 +196,6 @@ decide_set_gauge(Posting *posting)
 	Parts		present;
 	Amount		difference;
 
-	require_gauge(&posting->charges[0], "Only a level can be set.",
-				  "Use adjust_usage for a counter.");
 	for (int i = 0; i < posting->ncharges; i++)
 		charge_decide(&posting->charges[i], 0);
 	if (main == NULL)

@@ -202,6 +202,29 @@ read_rest(Posting *posting, Event *event, Parts *left)
 	}
 }
 
+/* Have bonuses pay for so much of the overage that is left, as far as they go */
+static void
+repay(Charge *charge, const Parts *left, Amount overage)
+{
+	Parts	   *used = &charge->moved.used;
+	Parts		kept;
+	Amount		amount = 0;
+
+	for (int b = 0; b < charge->bonuses.n; b++)
+	{
+		BonusState *bonus = &charge->bonuses.bonuses[b];
+
+		bonus->take = amount_min(bonus->left, overage - amount);
+		amount += bonus->take;
+	}
+	parts_keep(left, NULL, 0, parts_total(left) - amount, &kept, NULL);
+	used->bonus = amount;
+	used->overage = -amount;
+	used->cost = kept.cost - left->cost;
+	charge->kind = EVENT_REPAY;
+	charge->amount = amount;
+}
+
 /*
  * Have bonuses pay for overage of the current period: of the oldest event that
  * has any.  It refers to that event, so that a refund knows whose units they
@@ -213,6 +236,7 @@ settlement_repay(Posting *posting)
 	Charge	   *charge = &posting->charges[0];
 	AccountPeriod *p;
 	ListCell   *lc;
+	Parts		left;
 
 	charge_decide(charge, 0);
 	charge->decision.allowed = true;
@@ -221,14 +245,17 @@ settlement_repay(Posting *posting)
 	p = &charge_allowance(charge)->current;
 	if (p->overage == 0 || charge->decision.before.bonus_remaining == 0)
 		return VERDICT_DENIED;
+	/* what a gauge gives back is not that of an event, nor is what is left */
+	if (movement_is_gauge(charge))
+	{
+		account_parts(p, &left);
+		repay(charge, &left, p->overage);
+		return VERDICT_GRANTED;
+	}
 	foreach(lc, ledger_find_overage(posting->set, &charge->user_id, charge->metric,
 									p->start, posting->view))
 	{
 		Event	   *event = lfirst(lc);
-		Parts	   *used = &charge->moved.used;
-		Parts		left;
-		Parts		kept;
-		Amount		amount = 0;
 
 		if (event->effective_at < p->start ||
 			strcmp(event->period, charge_allowance(charge)->limit->period_name) != 0)
@@ -236,19 +263,7 @@ settlement_repay(Posting *posting)
 		read_rest(posting, event, &left);
 		if (left.overage <= 0)
 			continue;
-		for (int b = 0; b < charge->bonuses.n; b++)
-		{
-			BonusState *bonus = &charge->bonuses.bonuses[b];
-
-			bonus->take = amount_min(bonus->left, left.overage - amount);
-			amount += bonus->take;
-		}
-		parts_keep(&left, NULL, 0, parts_total(&left) - amount, &kept, NULL);
-		used->bonus = amount;
-		used->overage = -amount;
-		used->cost = kept.cost - left.cost;
-		charge->kind = EVENT_REPAY;
-		charge->amount = amount;
+		repay(charge, &left, amount_min(left.overage, p->overage));
 		charge->event = event;
 		/* the rate windows have nothing to do with it */
 		event->rate_periods = NIL;
@@ -257,11 +272,16 @@ settlement_repay(Posting *posting)
 	return VERDICT_DENIED;
 }
 
-/* Give back units of an event: overage, bonuses from the last, allowance */
-static void
+/*
+ * Give back units of an event: overage, bonuses from the last, allowance.
+ * Returns false if its period does not have them, because it was adjusted.
+ */
+static bool
 refund_event(Posting *posting, Charge *charge, const Parts *left, Amount amount)
 {
 	Event	   *event = charge->event;
+	Account    *account = charge_account(posting->set, charge, posting->view, event->period);
+	AccountPeriod *p = account_period_at(posting->set, account, posting->view, event->effective_at);
 	Parts	   *moved = &charge->moved.used;
 	Amount	   *lines = palloc((event->nlines + 1) * sizeof(Amount));
 	Parts		kept;
@@ -272,14 +292,27 @@ refund_event(Posting *posting, Charge *charge, const Parts *left, Amount amount)
 	*moved = kept;
 	parts_subtract(moved, left);
 	charge->whole = parts_total(left);
+	charge->lines = palloc((event->nlines + 1) * sizeof(EventLine));
 	for (int i = 0; i < event->nlines; i++)
 	{
-		int			b = bonus_add(posting->set, &event->lines[i].bonus_id, charge->now,
-								  posting->view, &charge->bonuses);
+		Amount		back = event->lines[i].amount - lines[i];
+		EventLine  *line;
+		int			b;
 
+		if (back == 0)
+			continue;
+		b = bonus_add(posting->set, &event->lines[i].bonus_id, charge->now,
+					  posting->view, &charge->bonuses);
+		line = &charge->lines[charge->nlines++];
+		*line = event->lines[i];
+		line->amount = -back;
+		line->held = 0;
+		line->expired = b < 0 || charge->bonuses.rows[b].useless;
 		if (b >= 0)
-			charge->bonuses.bonuses[b].take += lines[i] - event->lines[i].amount;
+			charge->bonuses.bonuses[b].take -= back;
 	}
+	return p == NULL || (p->used + moved->allowance >= 0 && p->bonus_used + moved->bonus >= 0 &&
+						 p->overage + moved->overage >= 0);
 }
 
 static void
@@ -323,8 +356,10 @@ settlement_refund(Posting *posting)
 			if (-parts_total(&charge->moved.used) < amount)
 				raise_too_much(posting, amount, -parts_total(&charge->moved.used));
 		}
-		else
-			refund_event(posting, charge, &left, amount_min(amount, parts_total(&left)));
+		else if (!refund_event(posting, charge, &left, amount_min(amount, parts_total(&left))))
+			charges_raise_not_refundable(&posting->event->id,
+										 "Less is used in its period than it would give back.",
+										 "An adjustment has given back some of it already.");
 		charge->decision.allowed = true;
 		charge->decision.reason = REASON_OK;
 		charge->kind = EVENT_REFUND;

@@ -266,6 +266,26 @@ posting_write(Posting *posting)
  * Recording
  * ------------------------------------------------------------------------- */
 
+/* Those of an event's windows that what undoes it has moved units in */
+static List *
+counted_windows(const Charge *charge, List *windows)
+{
+	List	   *counted = NIL;
+	ListCell   *lc;
+
+	foreach(lc, windows)
+	{
+		bool		left_out = false;
+
+		for (int i = 0; i < charge->naccounts; i++)
+			if (strcmp(charge->accounts[i]->limit->period_name, lfirst(lc)) == 0)
+				left_out = charge->accounts[i]->left_out;
+		if (!left_out)
+			counted = lappend(counted, lfirst(lc));
+	}
+	return counted;
+}
+
 /* Record what a charge moved; "main" is the event of the item, once there is one */
 static void
 record_charge(Posting *posting, Charge *charge, const pg_uuid_t *id,
@@ -298,7 +318,7 @@ record_charge(Posting *posting, Charge *charge, const pg_uuid_t *id,
 	if (charge->event)
 	{
 		event.period = charge->event->period;
-		event.rate_periods = charge->event->rate_periods;
+		event.rate_periods = counted_windows(charge, charge->event->rate_periods);
 		event.effective_at = charge->event->effective_at;
 		event.has_refers_to = true;
 		event.refers_to = charge->event->id;
@@ -307,7 +327,7 @@ record_charge(Posting *posting, Charge *charge, const pg_uuid_t *id,
 	{
 		event.period = charge_allowance(charge)->limit->period_name;
 		for (int i = 0; i < charge->limits.nlimits && !request_is_admin_act(request); i++)
-			if (i != charge->limits.allowance)
+			if (i != charge->limits.allowance && !charge->accounts[i]->left_out)
 				event.rate_periods = lappend(event.rate_periods,
 											 charge->limits.limits[i].period_name);
 	}
@@ -363,7 +383,7 @@ record_item(Posting *posting, int item, Outcome *outcome)
 {
 	const Request *request = posting->request;
 	Charge	   *main = charges_main(posting, item);
-	bool		decided = request->kind == REQUEST_CONSUME;
+	bool		decided = request->kind == REQUEST_CONSUME || request->kind == REQUEST_RESERVE;
 	bool		repeatable = request->kind == REQUEST_SETTLE || request->kind == REQUEST_CANCEL;
 	const KeyHash *key = !request_is_of_event(request) && request->items[item].key ?
 		&posting->keys[item] : NULL;
