@@ -227,6 +227,26 @@ SELECT assign_plan(:'joe', 'plans_medium', 'at_period_end');
 SELECT * FROM pg_temp.subscription(:'joe');
 RESET quota.default_plan;
 
+-- In all isolation levels, and undone with the transaction: 9.5 days of June's 30 have passed, so 1000 * 9.5/30 + 400 * 20.5/30 = 590
+SELECT assign_plan(:'ida', 'plans_large');
+SELECT allowed FROM check_and_consume_quota(:'ida', 'plans_calls', 60);
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT assign_plan(:'ida', 'plans_open', 'reset');
+SELECT assign_plan(:'ida', 'plans_small', 'additive');
+SELECT metric, period, limit_amount, used FROM pg_temp.limits(:'ida') WHERE metric = 'plans_calls';
+ROLLBACK;
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT assign_plan(:'ida', 'plans_medium', 'prorate');
+SELECT metric, period, limit_amount, used FROM pg_temp.limits(:'ida') WHERE metric = 'plans_calls';
+SELECT assign_plan(:'ida', 'plans_large', 'at_period_end');
+ROLLBACK;
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SET LOCAL quota.isolation = 'latest';
+SELECT assign_plan(:'ida', 'plans_medium', 'reset');
+SELECT metric, period, limit_amount, used FROM pg_temp.limits(:'ida') WHERE metric = 'plans_calls';
+ROLLBACK;
+SELECT metric, period, limit_amount, used FROM pg_temp.limits(:'ida');
+
 -- Bad input, which changes nothing ----------------------------------------------------------------------
 
 CREATE TEMP VIEW written AS
