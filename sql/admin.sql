@@ -203,7 +203,7 @@ BEGIN
 	IF coalesce(p_reason, '') !~ '\S' THEN
 		RAISE EXCEPTION 'reason must not be null or empty'
 			USING ERRCODE = '22023',
-				HINT = 'Say why, for whoever reads quota.quota_audit_log: p_reason => ''…''.';
+				HINT = 'Say why, for whoever reads quota.quota_audit_log: p_reason => ''...''.';
 	END IF;
 	RETURN p_reason;
 END

@@ -46,7 +46,7 @@ BEGIN
 		RAISE EXCEPTION 'query of subjects returned NULL'
 			USING ERRCODE = '22023',
 				DETAIL = format('%s of its rows name no subject.', v_nulls),
-				HINT = 'Leave them out: … WHERE user_id IS NOT NULL.';
+				HINT = 'Leave them out: ... WHERE user_id IS NOT NULL.';
 	END IF;
 	RETURN coalesce(v_subjects, '{}');
 END

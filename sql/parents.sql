@@ -41,7 +41,7 @@ BEGIN
 			RAISE EXCEPTION 'parents of a subject must not lead back to it'
 				USING ERRCODE = '23514',
 					DETAIL = format('The parents of %s lead to %s.', NEW.parent, NEW.user_id),
-					HINT = 'Take away a parent on the way between them first: quota.set_parent(…, NULL).';
+					HINT = 'Take away a parent on the way between them first: quota.set_parent(..., NULL).';
 		END IF;
 		v_above := v_above || v_next;
 		-- a circle of others, made while triggers were disabled, ends here too
