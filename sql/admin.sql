@@ -1,5 +1,5 @@
 -- ---------------------------------------------------------------------------
--- Admin acts: plans and overrides of a subject
+-- Admin acts: overrides and usage of a subject
 --
 -- Every act checks all its arguments before it writes, locks the row that it
 -- replaces before it reads the old values, and leaves one row in
@@ -90,90 +90,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION quota.record_admin_act(timestamptz, text, uuid, text, jsonb, text, text, numeric, numeric) IS
 'Writes the audit row of an admin act; the reason is the action''s name when none was given';
-
--- Plans ------------------------------------------------------------------------
-
-CREATE FUNCTION quota.assign_plan(
-	p_user_id uuid,
-	p_plan text,
-	p_strategy text DEFAULT 'keep',
-	p_anchor timestamptz DEFAULT NULL,
-	p_time_zone text DEFAULT NULL,
-	p_reason text DEFAULT NULL)
-	RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	v_old	quota.subscriptions;
-	v_new	quota.subscriptions;
-	v_now	timestamptz;
-BEGIN
-	PERFORM quota.checked_user(p_user_id);
-
-	IF p_plan IS NULL OR p_plan = '' THEN
-		RAISE EXCEPTION 'plan must not be null or empty'
-			USING ERRCODE = '22023',
-				HINT = 'Pass the name of a row in quota.plans.';
-	END IF;
-	IF p_strategy IS DISTINCT FROM 'keep' THEN
-		RAISE EXCEPTION 'unknown strategy %', coalesce('"' || p_strategy || '"', 'NULL')
-			USING ERRCODE = '22023',
-				HINT = 'The strategy is "keep": what was used so far counts against the limits of the new plan, window by window.';
-	END IF;
-	-- as the table has it: periods can be counted from there without leaving time's bounds
-	IF p_anchor NOT BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN
-		RAISE EXCEPTION 'anchor must be in the years 1 to 9999'
-			USING ERRCODE = '22023',
-				DETAIL = format('The anchor is %s.', p_anchor),
-				HINT = 'Pass an instant, or NULL to keep the present anchor.';
-	END IF;
-	PERFORM quota.valid_time_zone(p_time_zone);
-
-	-- the lock keeps the plan from being deleted before the row below refers to it
-	PERFORM 1 FROM quota.plans WHERE plan = p_plan FOR KEY SHARE;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'unknown plan "%"', p_plan
-			USING ERRCODE = 'QU003',
-				HINT = 'Plans are the rows of quota.plans; quota.load_preset adds the plans of a preset.';
-	END IF;
-
-	-- Lock the row before reading it, so that the old values in the log are
-	-- those that this act replaces.  A first assignment that loses the race
-	-- for the insert goes round again and finds the winner's row.
-	FOR i IN 1 .. 10 LOOP
-		SELECT * INTO v_old FROM quota.subscriptions WHERE user_id = p_user_id FOR NO KEY UPDATE;
-		v_now := quota.clock();
-
-		IF v_old.user_id IS NOT NULL THEN
-			UPDATE quota.subscriptions
-				SET plan = p_plan,
-					anchor = coalesce(p_anchor, anchor),
-					time_zone = coalesce(p_time_zone, time_zone),
-					updated_at = v_now
-				WHERE user_id = p_user_id
-				RETURNING * INTO v_new;
-		ELSE
-			INSERT INTO quota.subscriptions (user_id, plan, anchor, time_zone, created_at, updated_at)
-				VALUES (p_user_id, p_plan, coalesce(p_anchor, v_now), coalesce(p_time_zone, 'UTC'), v_now, v_now)
-				ON CONFLICT (user_id) DO NOTHING
-				RETURNING * INTO v_new;
-		END IF;
-		EXIT WHEN FOUND;
-	END LOOP;
-	PERFORM quota.checked_write(v_new.user_id, 'quota.subscriptions');
-
-	PERFORM quota.record_admin_act(v_now, 'assign_plan', p_user_id, p_reason,
-		jsonb_build_object(
-			'strategy', p_strategy,
-			'old', CASE WHEN v_old.user_id IS NOT NULL THEN
-				jsonb_build_object('plan', v_old.plan, 'anchor', v_old.anchor, 'time_zone', v_old.time_zone)
-			END,
-			'new', jsonb_build_object('plan', v_new.plan, 'anchor', v_new.anchor, 'time_zone', v_new.time_zone)));
-END
-$$;
-COMMENT ON FUNCTION quota.assign_plan(uuid, text, text, timestamptz, text, text) IS
-'Puts a subject on a plan from now on; what it has used of a window counts against the new plan''s window of the same period (strategy "keep"), its anchor and time zone stay unless given';
 
 -- Overrides --------------------------------------------------------------------
 
@@ -276,3 +192,138 @@ END
 $$;
 COMMENT ON FUNCTION quota.clear_limit_override(uuid, text, text, text) IS
 'Takes an override back, so that the plan''s limit counts again; true if there was one (expired ones too)';
+
+-- Usage ------------------------------------------------------------------------
+
+CREATE FUNCTION quota.checked_reason(p_reason text) RETURNS text
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF coalesce(p_reason, '') !~ '\S' THEN
+		RAISE EXCEPTION 'reason must not be null or empty'
+			USING ERRCODE = '22023',
+				HINT = 'Say why, for whoever reads quota.quota_audit_log: p_reason => ''...''.';
+	END IF;
+	RETURN p_reason;
+END
+$$;
+COMMENT ON FUNCTION quota.checked_reason(text) IS
+'Returns its argument if it is a reason; raises 22023 when it is null, empty or blank';
+
+CREATE FUNCTION quota.reset_counters(p_user_id uuid, p_metric text)
+	RETURNS TABLE (metric text, old_value numeric)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- in the order in which the engine locks accounts
+	FOR metric IN
+		SELECT m.metric
+		FROM quota.metrics m
+		WHERE m.metric = p_metric
+			OR p_metric IS NULL AND m.kind = 'counter'
+			AND EXISTS (SELECT FROM quota.usage_tracking t WHERE t.user_id = p_user_id AND t.metric = m.metric)
+		ORDER BY m.metric
+	LOOP
+		old_value := 0 - (quota.reset_account(p_user_id, metric)).granted;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quota.reset_counters(uuid, text) IS
+'Ends the current period of a subject''s counters (NULL: all that have an account) now, and tells what was counted in it';
+
+CREATE FUNCTION quota.reset_user_quota(
+	p_user_id uuid,
+	p_metric text DEFAULT NULL,
+	p_reason text DEFAULT NULL)
+	RETURNS TABLE (metric text, old_value numeric, new_value numeric)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	v_metric	text;
+	v_kind		text;
+BEGIN
+	PERFORM quota.checked_user(p_user_id);
+	PERFORM quota.checked_reason(p_reason);
+	IF p_metric IS NOT NULL THEN
+		v_metric := quota.resolve_metric(p_metric);
+		SELECT m.kind INTO v_kind FROM quota.metrics m WHERE m.metric = v_metric;
+		IF v_kind <> 'counter' THEN
+			RAISE EXCEPTION 'metric "%" is a %, which has no period to reset', v_metric, v_kind
+				USING ERRCODE = '22023',
+					HINT = 'Correct the level of a gauge with quota.set_gauge or quota.adjust_usage.';
+		END IF;
+	END IF;
+
+	FOR metric, old_value IN SELECT r.metric, r.old_value FROM quota.reset_counters(p_user_id, v_metric) AS r LOOP
+		new_value := 0;
+		PERFORM quota.record_admin_act(quota.clock(), 'reset_user_quota', p_user_id, p_reason,
+			jsonb_build_object(
+				'old', jsonb_build_object('used', trim_scale(old_value)),
+				'new', jsonb_build_object('used', new_value)),
+			p_metric => metric);
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quota.reset_user_quota(uuid, text, text) IS
+'Ends the current period of a counter now, so that its count starts again (until the period''s end as before); p_metric NULL = all counters of the subject, not its gauges. One row for each, with all units counted before: allowance, bonuses and overage';
+
+CREATE FUNCTION quota.adjust_usage(
+	p_user_id uuid,
+	p_metric text,
+	p_delta numeric,
+	p_reason text)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	v_metric	text;
+	v_outcome	quota.outcome;
+BEGIN
+	PERFORM quota.checked_user(p_user_id);
+	v_metric := quota.resolve_metric(p_metric);
+	IF p_delta IS NULL OR p_delta = 0 THEN
+		RAISE EXCEPTION 'delta must not be null or zero'
+			USING ERRCODE = '22023',
+				HINT = 'Pass units to add to what is used, or negative ones to take away.';
+	END IF;
+	PERFORM quota.checked_amount(abs(p_delta));
+	PERFORM quota.checked_reason(p_reason);
+
+	v_outcome := quota.adjust_account(p_user_id, v_metric, p_delta);
+	IF NOT v_outcome.allowed THEN
+		-- no limit, no account
+		RAISE EXCEPTION 'metric "%" is not in the plan of the subject', v_metric
+			USING ERRCODE = '22023',
+				DETAIL = format('The subject is %s.', p_user_id),
+				HINT = 'Usage can be adjusted where a plan or an override sets a limit.';
+	END IF;
+
+	-- the binding window may be another one than the allowance, which was adjusted
+	SELECT s.period, s.used, s.limit_amount, s.remaining, s.period_start, s.resets_at
+		INTO v_outcome.period, v_outcome.used, v_outcome.limit_amount, v_outcome.remaining,
+			v_outcome.period_start, v_outcome.resets_at
+		FROM quota.usage_events e
+		JOIN quota.get_user_quota_status(p_user_id) AS s
+			ON s.limit_user_id = e.user_id AND s.metric = e.metric AND s.period = e.period
+		WHERE e.id = v_outcome.event_id;
+
+	PERFORM quota.record_admin_act(quota.clock(), 'adjust_usage', p_user_id, p_reason,
+		jsonb_build_object(
+			'old', jsonb_build_object('used', trim_scale(v_outcome.used - p_delta)),
+			'new', jsonb_build_object('used', trim_scale(v_outcome.used)),
+			'event_id', v_outcome.event_id),
+		p_metric => v_metric,
+		p_period => v_outcome.period,
+		p_amount => p_delta,
+		p_limit_amount => v_outcome.limit_amount);
+	RETURN v_outcome;
+END
+$$;
+COMMENT ON FUNCTION quota.adjust_usage(uuid, text, numeric, text) IS
+'Adds units (negative: takes them away) to what a subject has used of its allowance in the current period, whatever the limit; never below 0. The outcome tells of the allowance';

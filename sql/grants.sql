@@ -24,10 +24,13 @@ DECLARE
 						quota.refund_quota, quota.release_quota, quota.get_user_quota_status,
 						quota.topup_price, quota.gift_quota';
 	v_monitor		text := 'quota.check_quota, quota.get_user_quota_status, quota.get_users_near_quota_limit,
-						quota.verify_ledger, quota.clock, quota.resolve_metric, quota.period_bounds';
+						quota.verify_ledger, quota.current_plan, quota.clock, quota.resolve_metric, quota.period_bounds';
 	v_admin			text := 'quota.set_recurring_bonus, quota.stop_recurring_bonus, quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
 						quota.clear_limit_override,
-						quota.void_bonus, quota.purchase_topup';
+						quota.void_bonus, quota.purchase_topup,
+						quota.set_parent, quota.reset_user_quota, quota.adjust_usage,
+						quota.bulk_reset_quota, quota.bulk_adjust_usage, quota.bulk_assign_plan, quota.bulk_grant_bonus,
+						quota.bulk_act, quota.bulk_subjects';
 	v_catalogue		text := 'quota.metrics, quota.metric_aliases, quota.plans, quota.plan_limits,
 						quota.topup_prices';
 	-- a CHECK constraint and a trigger of the catalogue call these as the role that writes

@@ -9,7 +9,7 @@
 BEGIN;
 SET search_path = public, pg_catalog;
 SET client_min_messages = warning;
-SELECT plan(260);
+SELECT plan(322);
 
 -- Extension --------------------------------------------------------------------
 
@@ -49,6 +49,14 @@ INSERT INTO contract VALUES
 	('gift_quota', 'p_from uuid, p_to uuid, p_metric text, p_amount numeric, p_idempotency_key text DEFAULT NULL::text, p_reason text DEFAULT NULL::text', 'TABLE(gift_id uuid, allowed boolean, reason text, amount numeric, giver_remaining numeric, receiver_remaining numeric, already_processed boolean)', 'v'),
 	('set_limit_override', 'p_user_id uuid, p_metric text, p_limit_amount numeric, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text, p_period text DEFAULT NULL::text', 'void', 'v'),
 	('clear_limit_override', 'p_user_id uuid, p_metric text, p_reason text DEFAULT NULL::text, p_period text DEFAULT NULL::text', 'boolean', 'v'),
+	('current_plan', 'p_user_id uuid, p_announced boolean DEFAULT false', 'text', 's'),
+	('set_parent', 'p_user_id uuid, p_parent uuid, p_reason text DEFAULT NULL::text', 'void', 'v'),
+	('reset_user_quota', 'p_user_id uuid, p_metric text DEFAULT NULL::text, p_reason text DEFAULT NULL::text', 'TABLE(metric text, old_value numeric, new_value numeric)', 'v'),
+	('adjust_usage', 'p_user_id uuid, p_metric text, p_delta numeric, p_reason text', 'quota.outcome', 'v'),
+	('bulk_reset_quota', 'p_query text, p_metric text DEFAULT NULL::text, p_reason text DEFAULT NULL::text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, metric text, old_value numeric, new_value numeric, changed boolean)', 'v'),
+	('bulk_adjust_usage', 'p_query text, p_metric text, p_delta numeric, p_reason text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, metric text, old_value numeric, new_value numeric, changed boolean)', 'v'),
+	('bulk_assign_plan', 'p_query text, p_plan text, p_strategy text DEFAULT ''keep''::text, p_reason text DEFAULT NULL::text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, plan text, old_value text, new_value text, changed boolean)', 'v'),
+	('bulk_grant_bonus', 'p_query text, p_metric text, p_amount numeric, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text, p_priority integer DEFAULT 50, p_source text DEFAULT ''promotional''::text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, metric text, old_value numeric, new_value numeric, changed boolean)', 'v'),
 	('load_preset', 'p_name text', 'integer', 'v'),
 	('grant_access', 'p_role regrole, p_level text', 'void', 'v');
 
@@ -80,6 +88,7 @@ INSERT INTO tables VALUES
 	('metrics', '{metric}'),
 	('metric_aliases', '{alias,metric}'),
 	('subscriptions', '{user_id,plan}'),
+	('plan_change_log', '{id,user_id,old_plan,new_plan,strategy,effective_at,actor,reason,detail,created_at}'),
 	('limit_overrides', '{user_id,metric,limit_amount,expires_at,reason}'),
 	('bonus_allocations', '{event_id,bonus_id,amount}'),
 	('topup_prices', '{plan,metric,min_amount,unit_price,discount,currency}'),

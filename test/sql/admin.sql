@@ -98,7 +98,7 @@ SELECT allowed, remaining, used, period_start FROM check_and_consume_quota(:'ann
 SELECT assign_plan(:'ann', 'admin_basic', p_anchor => '2026-01-31 00:00+00', p_time_zone => 'America/Havana');
 SELECT plan, anchor, time_zone, created_at, updated_at FROM subscriptions WHERE user_id = :'ann';
 SELECT assign_plan(:'ann', 'admin_misspelt');
-SELECT assign_plan(:'ann', 'admin_big', 'prorate');
+SELECT assign_plan(:'ann', 'admin_big', 'prorated');
 SELECT plan FROM subscriptions WHERE user_id = :'ann';
 -- a plan in use cannot be deleted
 DELETE FROM plans WHERE plan = 'admin_basic';

@@ -163,7 +163,7 @@ SELECT call, pg_temp.sqlstate_of(call) AS sqlstate
 		$$clear_limit_override(NULL, 'bad_input_calls')$$, $$clear_limit_override($1, NULL)$$, $$clear_limit_override($1, 'bad_input_cals')$$,
 		$$clear_limit_override($1, 'bad_input_calls', p_period => 'fortnight')$$,
 		$$assign_plan(NULL, 'bad_input_plan')$$, $$assign_plan($1, NULL)$$, $$assign_plan($1, '')$$, $$assign_plan($1, 'bad_input_misspelt')$$,
-		$$assign_plan($1, 'bad_input_plan', 'reset')$$, $$assign_plan($1, 'bad_input_plan', NULL)$$, $$assign_plan($1, 'bad_input_plan', p_anchor => 'infinity')$$,
+		$$assign_plan($1, 'bad_input_plan', 'reste')$$, $$assign_plan($1, 'bad_input_plan', NULL)$$, $$assign_plan($1, 'bad_input_plan', p_anchor => 'infinity')$$,
 		$$assign_plan($1, 'bad_input_plan', p_time_zone => 'Mars/Olympus')$$, $$assign_plan($1, 'bad_input_plan', p_time_zone => '')$$,
 		$$load_preset(NULL)$$, $$load_preset('')$$, $$load_preset('sheenaps')$$,
 		$$get_users_near_quota_limit(NULL)$$, $$get_users_near_quota_limit(0)$$, $$get_users_near_quota_limit(-1)$$,

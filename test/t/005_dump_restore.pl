@@ -15,7 +15,7 @@ my $node = new_server('dump', settings => <<'END');
 quota.test_clock = '2025-03-10 12:00+00'
 quota.default_plan = 'basic'
 END
-my ($ann, $bob, $carol, $dave, $erin) = map { subject($_) } 1 .. 5;
+my ($ann, $bob, $carol, $dave, $erin, $fay, $gus) = map { subject($_) } 1 .. 7;
 
 $node->safe_psql('postgres', <<"END");
 CREATE ROLE quota_app LOGIN;
@@ -51,6 +51,8 @@ SELECT quota.assign_plan(u, 'professional') FROM unnest('{$dave,$erin}'::uuid[])
 SELECT quota.purchase_topup('$dave', 'ai_scans', 100, 'payment');
 SELECT quota.grant_bonus('$dave', 'ai_scans', 10, p_giftable => true);
 SELECT quota.gift_quota('$dave', '$erin', 'ai_scans', 4, 'gift');
+SELECT quota.assign_plan('$gus', 'growth'), quota.set_parent('$fay', '$gus'), quota.assign_plan('$gus', 'starter', 'at_period_end');
+SELECT quota.assign_plan('$gus', 'free', 'prorate'), quota.assign_plan('$gus', 'growth', 'at_period_end');
 END
 
 my @tables = split /\n/, $node->safe_psql('postgres', q{SELECT relname FROM pg_class
@@ -119,6 +121,11 @@ foreach my $database (qw(custom plain parallel))
 		't|4|t', "$database: so is a gift");
 	is($node->safe_psql($database, "SELECT allowed, reason FROM quota.gift_quota('$dave', '$erin', 'ai_scans', 6.5)"),
 		'f|insufficient_giftable', "$database: what was given is not given again");
+	is($node->safe_psql($database, "SELECT remaining, binding_user_id FROM quota.check_quota('$fay', 'ai_generations')"),
+		$node->safe_psql('postgres', "SELECT remaining, binding_user_id FROM quota.check_quota('$fay', 'ai_generations')"),
+		"$database: parents count, with what is left of a change of plan");
+	is($node->safe_psql($database, "SELECT quota.current_plan('$gus'), quota.current_plan('$gus', true)"), 'free|growth', "$database: an announced plan is still to come");
+	is(sqlstate($node, "SELECT quota.set_parent('$gus', '$fay')", database => $database), '23514', "$database: a circle is refused");
 	is($node->safe_psql($database, "SELECT used FROM quota.usage_history WHERE user_id = '$ann' AND period = 'month'"),
 		'4', "$database: history is there");
 
