@@ -62,7 +62,7 @@ CREATE FUNCTION quota.consume_quotas(
 	AS 'MODULE_PATHNAME', 'quota_consume_quotas'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5;
 COMMENT ON FUNCTION quota.consume_quotas(uuid, jsonb, text, jsonb) IS
-'Charges several metrics of a subject, {"metric": amount, …}, all or nothing: one row for each metric, by name; where one is denied, those that had room say other_denied';
+'Charges several metrics of a subject, {"metric": amount, ...}, all or nothing: one row for each metric, by name; where one is denied, those that had room say other_denied';
 
 CREATE FUNCTION quota.consume_quota_batch(
 	p_user_ids uuid[],
