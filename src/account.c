@@ -86,6 +86,28 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 		account_read_rate(account);
 }
 
+/* Names of the windows in which a subject has an account of a metric */
+List *
+account_windows(RelationSet *set, const LimitSet *limits, RelationView view)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_TRACKING);
+	Datum		keys[2] = {UUIDPGetDatum(&limits->user_id), CStringGetTextDatum(limits->metric)};
+	RelationScan *scan = relation_scan_begin(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 2,
+											 keys, view);
+	List	   *names = NIL;
+
+	while (relation_scan_next(scan, slot))
+	{
+		bool		isnull;
+
+		names = lappend(names, TextDatumGetCString(slot_getattr(slot, Anum_usage_tracking_period,
+																&isnull)));
+	}
+	relation_scan_end(scan);
+	ExecClearTuple(slot);
+	return names;
+}
+
 /*
  * A time before which no hold ends in any account of a subject and metric,
  * limited or not; DT_NOEND if there is none

@@ -66,6 +66,8 @@ typedef enum AccountLock
 
 extern void account_read(RelationSet *set, const LimitSet *limits,
 						 const QuotaLimit *limit, RelationView view, Account *account);
+extern List *account_windows(RelationSet *set, const LimitSet *limits,
+							 RelationView view);
 extern TimestampTz account_holds_expire_at(RelationSet *set, const LimitSet *limits,
 										   RelationView view);
 extern void account_register(RelationSet *set, const Account *account);

@@ -96,6 +96,25 @@ charge_account(RelationSet *set, Charge *charge, RelationView view, const char *
 	return add_account(set, charge, view, limit);
 }
 
+/*
+ * Have the accounts of a gauge that is not limited any more: what was acquired
+ * can be given back all the same
+ */
+void
+charge_adopt(RelationSet *set, Charge *charge, RelationView view)
+{
+	List	   *windows = account_windows(set, &charge->limits, view);
+	ListCell   *lc;
+
+	foreach(lc, windows)
+		(void) charge_account(set, charge, view, lfirst(lc));
+	for (int i = 1; i < charge->naccounts; i++)
+		if (period_length(&charge->accounts[i]->limit->period) >
+			period_length(&charge->accounts[charge->limits.allowance]->limit->period))
+			charge->limits.allowance = i;
+	charge->adopted = charge->naccounts > 0;
+}
+
 static void
 move_window(RelationSet *set, Charge *charge, RelationView view, const char *window,
 			bool allowance, TimestampTz at, const Movement *moved, bool may_be_gone)
@@ -141,7 +160,7 @@ charge_move(RelationSet *set, Charge *charge, RelationView view,
 void
 charge_move_present(Charge *charge, bool allowance_only)
 {
-	for (int i = 0; i < charge->limits.nlimits; i++)
+	for (int i = 0; i < charge_windows(charge); i++)
 	{
 		Account    *account = charge->accounts[i];
 		bool		allowance = i == charge->limits.allowance;
@@ -246,7 +265,7 @@ charge_begin(RelationSet *set, Charge *charge, RelationView view, TimestampTz no
 		foreach(lc, charge->event->rate_periods)
 			find_event_period(set, charge, view, lfirst(lc));
 	}
-	if (limits->nlimits > 0 || charge->event)
+	if (limits->nlimits > 0 || charge->event || charge->adopted)
 		bonus_read(set, &charge->user_id, charge->metric, now, view, &charge->bonuses);
 	due_bonuses(set, charge, view);
 	if (charge->naccounts > 0)
@@ -410,7 +429,8 @@ next_change(RelationSet *set, const Charge *charge, RelationView view)
 	bool		holds = false;
 
 	for (int i = 0; i < charge->naccounts; i++)
-		holds |= charge->accounts[i]->current.held > 0;
+		holds |= charge->accounts[i]->current.held > 0 ||
+			charge->accounts[i]->current.held_cost > 0;
 	for (int b = 0; b < charge->bonuses.n; b++)
 		holds |= charge->bonuses.rows[b].held > charge->bonuses.rows[b].lapsed;
 	if (holds)

@@ -21,6 +21,7 @@ typedef struct Charge
 	Amount		amount;			/* negative: give back */
 	int			item;			/* of the request that it belongs to */
 	int			level;			/* 0 = the subject, 1 = its parent, ... */
+	bool		adopted;		/* has accounts, though no limits */
 	bool		idle;			/* units come and go, and nothing moves */
 	Event	   *event;			/* that is undone or completed, or NULL */
 
@@ -48,6 +49,14 @@ typedef struct Charge
 
 extern void charge_open(RelationSet *set, Charge *charge, RelationView view,
 						TimestampTz at);
+/* The accounts that a present request moves units in */
+static inline int
+charge_windows(const Charge *charge)
+{
+	return charge->adopted ? charge->naccounts : charge->limits.nlimits;
+}
+
+extern void charge_adopt(RelationSet *set, Charge *charge, RelationView view);
 extern TimestampTz charge_time(const Charge *charge, TimestampTz at);
 extern bool charge_begin(RelationSet *set, Charge *charge, RelationView view,
 						 TimestampTz now);

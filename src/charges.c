@@ -66,6 +66,8 @@ add_levels(Posting *posting, int *room, int item, int levels)
 		charge->level = level;
 		charge->amount = it->amount;
 		charge_open(posting->set, charge, posting->view, posting->now);
+		if (it->amount < 0 && level == 0 && charge->limits.nlimits == 0)
+			charge_adopt(posting->set, charge, posting->view);
 		has_parent = charge->limits.has_parent;
 		user_id = charge->limits.parent;
 		if (level > 0 && charge->limits.nlimits == 0)
@@ -304,7 +306,7 @@ charges_main(const Posting *posting, int item)
 	{
 		Charge	   *c = &posting->charges[i];
 
-		if (c->item == item && (c->event || c->limits.nlimits > 0) &&
+		if (c->item == item && (c->event || charge_windows(c) > 0) &&
 			(main == NULL || c->level < main->level))
 			main = c;
 	}

@@ -371,7 +371,7 @@ decide(const DecisionInput *in, Decision *out)
 	out->allowed = true;
 	grant(in, bonus_left, out);
 	bonus_left -= out->parts.bonus;
-	if (find_denial(in, window_has_room_at, true, &denying))
+	if (in->amount > 0 && find_denial(in, window_has_room_at, true, &denying))
 	{
 		out->reason = REASON_SHADOW;
 		report_window(in, denying, 0, bonus_left, &out->before);

@@ -47,7 +47,7 @@ give_back_to_bonuses(Posting *posting, Charge *charge, Amount amount)
 static void
 leave_out(Charge *charge)
 {
-	for (int i = 0; i < charge->limits.nlimits; i++)
+	for (int i = 0; i < charge_windows(charge); i++)
 		charge->accounts[i]->left_out = i != charge->limits.allowance &&
 			charge->accounts[i]->current.used + parts_total(&charge->moved.used) < 0;
 }

@@ -207,7 +207,7 @@ lock_rows(Posting *posting)
 static bool
 is_written(const Charge *charge)
 {
-	return !charge->idle && (charge->event || charge->limits.nlimits > 0);
+	return !charge->idle && (charge->event || charge_windows(charge) > 0);
 }
 
 /* Let the accounts know what moves, and until when nothing lapses */
@@ -326,10 +326,10 @@ record_charge(Posting *posting, Charge *charge, const pg_uuid_t *id,
 	else
 	{
 		event.period = charge_allowance(charge)->limit->period_name;
-		for (int i = 0; i < charge->limits.nlimits && !request_is_admin_act(request); i++)
+		for (int i = 0; i < charge_windows(charge) && !request_is_admin_act(request); i++)
 			if (i != charge->limits.allowance && !charge->accounts[i]->left_out)
 				event.rate_periods = lappend(event.rate_periods,
-											 charge->limits.limits[i].period_name);
+											 charge->accounts[i]->limit->period_name);
 	}
 	if (event.kind == EVENT_REPAY)
 		event.requested = 0;
