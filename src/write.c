@@ -329,7 +329,7 @@ record_charge(Posting *posting, Charge *charge, const pg_uuid_t *id,
 		for (int i = 0; i < charge_windows(charge) && !request_is_admin_act(request); i++)
 			if (i != charge->limits.allowance && !charge->accounts[i]->left_out)
 				event.rate_periods = lappend(event.rate_periods,
-											 charge->accounts[i]->limit->period_name);
+											 pstrdup(charge->accounts[i]->limit->period_name));
 	}
 	if (event.kind == EVENT_REPAY)
 		event.requested = 0;
