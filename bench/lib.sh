@@ -1,8 +1,9 @@
-# shellcheck shell=bash
-# What bench/run and bench/instructions share, on top of scripts/lib.sh: the
-# database and the calls to compare.  Sourced, never run.
+# shellcheck shell=bash disable=SC2154
+# What the scripts of bench/ share, on top of scripts/lib.sh: the database, the
+# calls to compare, and how to measure them.  Sourced, never run.
 
 CALLS=20				# calls after each draw of subjects, see setup.sql
+declare -A CALLS_OF		# the same of a peer that makes another number of them
 
 # The peers.  All calls are single statements, each its own transaction.
 #
@@ -95,4 +96,81 @@ describe_machine()
 	cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
 	memory=$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1024 / 1024 }' /proc/meminfo)
 	echo "$(nproc) x ${cpu:-$(uname -m)}, $memory, Linux $(uname -r), $("$BIN/postgres" --version)"
+}
+
+# Throughput -------------------------------------------------------------------
+#
+# For bench/run and bench/ledger, which set $seconds, $clients, $threads and, while
+# they measure, $round.
+
+sql() { run psql -X -q -At -v ON_ERROR_STOP=1 -d "$1" -c "$2"; }
+
+# The same state before each measurement: empty ledger and log, no dead rows,
+# nothing left for a checkpoint to write.
+reset_state()
+{
+	run psql -X -q -d "$1" -v ON_ERROR_STOP=1 -c 'TRUNCATE quota.usage_events, quota.quota_audit_log' \
+		-c 'VACUUM quota.usage_tracking' -c 'CHECKPOINT'
+}
+
+# measure DATABASE PEER CLIENTS on|off|growth: calls per second to $rate, and to
+# the file that the ratios are computed from
+measure()
+{
+	local sync=$4
+	[ "$sync" != growth ] || sync=off
+	reset_state "$1"
+	PGOPTIONS="-c synchronous_commit=$sync" run pgbench -n -M prepared -c "$3" -j "$threads" \
+		-T "$seconds" -f "$WORK/$2.sql" "$1" >"$WORK/pgbench.log" 2>&1 ||
+		{ cat "$WORK/pgbench.log" >&2; die "pgbench failed"; }
+	if grep -E 'ERROR|aborted' "$WORK/pgbench.log" >&2; then
+		die "calls of $2 failed"
+	fi
+	rate=$(awk -v n="${CALLS_OF[$2]:-$CALLS}" '/^tps/ { printf "%.0f", $3 * n }' "$WORK/pgbench.log")
+	printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$round" "$3" "$4" "$2" "$rate" >>"$WORK/rates"
+}
+
+# Median and range of the ratios of two peers, each of one round; or the median rate
+median()
+{
+	sort -n | awk '{ v[NR] = $1 } END { printf "%.2f %.2f %.2f", (v[int((NR + 1) / 2)] + v[int((NR + 2) / 2)]) / 2, v[1], v[NR] }'
+}
+
+# ratio CLIENTS on|off|growth DATABASE PEER DATABASE PEER
+ratio()
+{
+	awk -F'\t' -v c="$1" -v s="$2" -v a="$3 $4" -v b="$5 $6" '
+		$3 == c && $4 == s { r[$2, $1 " " $5] = $6; rounds[$2] }
+		END { for (n in rounds) print r[n, a] / r[n, b] }' "$WORK/rates" | median
+}
+rate_of()
+{
+	awk -F'\t' -v c="$1" -v s="$2" -v p="$3" \
+		'$1 == "small" && $3 == c && $4 == s && $5 == p { print $6 }' "$WORK/rates" | median | cut -d. -f1
+}
+
+# row WHAT TARGET A B: one line of the table, a cell for each setting
+row()
+{
+	local sync c m low high line="| $1 | $2 |"
+	for sync in off on; do
+		for c in "${clients[@]}"; do
+			read -r m low high <<<"$(ratio "$c" "$sync" small "$3" small "$4")"
+			line+=" **$m** ($low to $high) |"
+		done
+	done
+	echo "$line"
+}
+
+header()
+{
+	local sync c line="| $1 |" rule="|---|"
+	[ -z "$2" ] || { line+=" $2 |"; rule+="---|"; }
+	for sync in off on; do
+		for c in "${clients[@]}"; do
+			line+=" $sync, $c clients |"
+			rule+="---|"
+		done
+	done
+	printf '%s\n%s\n' "$line" "$rule"
 }

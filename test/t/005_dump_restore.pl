@@ -15,7 +15,7 @@ my $node = new_server('dump', settings => <<'END');
 quota.test_clock = '2025-03-10 12:00+00'
 quota.default_plan = 'basic'
 END
-my ($ann, $bob, $carol, $dave, $erin, $fay, $gus) = map { subject($_) } 1 .. 7;
+my ($ann, $bob, $carol, $dave, $erin, $fay, $gus, $frank, $team, $org) = map { subject($_) } 1 .. 10;
 
 $node->safe_psql('postgres', <<"END");
 CREATE ROLE quota_app LOGIN;
@@ -53,7 +53,32 @@ SELECT quota.grant_bonus('$dave', 'ai_scans', 10, p_giftable => true);
 SELECT quota.gift_quota('$dave', '$erin', 'ai_scans', 4, 'gift');
 SELECT quota.assign_plan('$gus', 'growth'), quota.set_parent('$fay', '$gus'), quota.assign_plan('$gus', 'starter', 'at_period_end');
 SELECT quota.assign_plan('$gus', 'free', 'prorate'), quota.assign_plan('$gus', 'growth', 'at_period_end');
+SELECT quota.set_recurring_bonus('$erin', 'ai_scans', 5);
+-- a member without a plan of its own, its team, and an organisation that pays for more
+INSERT INTO quota.plans (plan) VALUES ('team'), ('organisation');
+INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, mode, overage_price) VALUES
+	('team', 'calls', 'month', 20, 'hard', NULL),
+	('team', 'seats', 'lifetime', 5, 'hard', NULL),
+	('organisation', 'calls', 'month', 5, 'soft', 2);
+INSERT INTO quota.subscriptions (user_id, plan, parent) VALUES
+	('$org', 'organisation', NULL), ('$team', 'team', '$org'), ('$frank', NULL, '$team');
+SELECT quota.set_gauge('$frank', 'seats', 4);
+SELECT quota.release_quota('$frank', 'seats', 1);
 END
+# a charge that was refunded in part, a reservation that is open, one that has lapsed and
+# was not tidied, and one that was settled
+sub at
+{
+	my ($time, $query) = @_;
+
+	return $node->safe_psql('postgres', "SET quota.test_clock = '2025-03-10 $time+00'; SELECT $query");
+}
+my $charge = at('11:30', "event_id FROM quota.check_and_consume_quota('$frank', 'calls', 4)");
+at('11:35', "quota.refund_quota('$charge', 1, 'one failed')");
+my $settled = at('11:35', "reservation_id FROM quota.reserve_quota('$ann', 'calls', 0.5, '1 hour')");
+at('11:36', "quota.settle_reservation('$settled', 0.25)");
+my $open = at('11:40', "reservation_id FROM quota.reserve_quota('$frank', 'calls', 3, '1 hour', 'reserved')");
+my $lapsed = at('11:45', "reservation_id FROM quota.reserve_quota('$frank', 'calls', 2, '10 minutes')");
 
 my @tables = split /\n/, $node->safe_psql('postgres', q{SELECT relname FROM pg_class
 	WHERE relnamespace = 'quota'::regnamespace AND relkind IN ('r', 'p', 'S') ORDER BY relname});
@@ -138,12 +163,28 @@ foreach my $database (qw(custom plain parallel))
 	is(sqlstate($node, "SELECT quota.check_and_consume_quota('$bob', 'calls')", database => $database, params => [ '-U', 'quota_monitor' ]),
 		'42501', "$database: and may not consume");
 
+	my $ask = sub { $node->safe_psql($database, "SELECT $_[0]") };
+	is($ask->("granted, already_processed FROM quota.settle_reservation('$settled', 0.25)"), '0.25|t', "$database: a settlement from before is answered as before");
+	is($ask->("reservation_id = '$open', already_processed FROM quota.reserve_quota('$frank', 'calls', 3, '1 hour', 'reserved')"), 't|t', "$database: so is a reservation");
+	is($ask->("allowed, reason FROM quota.settle_reservation('$lapsed')"), 'f|reservation_expired', "$database: one that has lapsed does not count");
+	is($ask->("allowed, granted, overage, cost, shortfall FROM quota.settle_reservation('$open', 5)"), 't|5|3|6|0', "$database: an open one is settled, at every level");
+	is(sqlstate($node, "SELECT quota.cancel_reservation('$open')", database => $database), 'QU004', "$database: once");
+	is(sqlstate($node, "SELECT quota.refund_quota('$charge', 4)", database => $database), 'QU005', "$database: a charge is refunded up to what is left of it");
+	is($ask->("granted FROM quota.refund_quota('$charge')"), '-3', "$database: and that at every level");
+	is($ask->("string_agg(concat_ws(' ', used, held, overage, cost), ', ' ORDER BY user_id) FROM quota.usage_tracking WHERE metric = 'calls' AND user_id IN ('$team', '$org')"),
+		'5 0 0 0, 2 0 3 6', "$database: the accounts of both parents are right");
+	is(consume($node, "'$frank', 'calls', 4", 'allowed, reason, overage, cost', $database), 't|overage|1|2', "$database: parents are charged on");
+	is(consume($node, "'$frank', 'seats', 3", 'allowed, used, binding_user_id', $database), "f|3|$team", "$database: so is a gauge");
+	is($ask->("granted, remaining FROM quota.release_quota('$frank', 'seats', 5)"), '-3|5', "$database: and gives back what it has");
+
 	# the triggers on the catalogue are there, too
 	is($node->safe_psql($database, <<"END"), "5 days\nt\nf", "$database: limits can be changed, and count at once");
 UPDATE quota.plan_limits SET period = '5 day', limit_amount = 3 WHERE plan = 'basic' AND metric = 'seats' RETURNING period;
 SELECT allowed FROM quota.check_and_consume_quota('${\subject(9)}', 'requests', 6);
 SELECT allowed FROM quota.check_and_consume_quota('${\subject(9)}', 'requests', 1);
 END
+	isnt(sqlstate($node, "UPDATE quota.subscriptions SET parent = '$frank' WHERE user_id = '$org'", database => $database),
+		'', "$database: a circle of parents is refused");
 	is_sound($node, "$database, at the end", $database);
 	is_uncorrupted($node, $database, $database);
 }
