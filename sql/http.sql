@@ -143,21 +143,19 @@ DECLARE
 	v_upgrade	jsonb;
 	v_topup		boolean;
 BEGIN
-	-- no row: the plan of the setting, which the library has defined by now
-	SELECT CASE WHEN s.pending_at <= v_now THEN s.pending_plan ELSE s.plan END INTO v_plan
-		FROM quota.subscriptions s
-		WHERE s.user_id = p_outcome.binding_user_id;
-	IF NOT FOUND THEN
-		v_plan := nullif(current_setting('quota.default_plan', true), '');
+	IF p_outcome.binding_user_id IS NOT NULL THEN
+		v_plan := quota.current_plan(p_outcome.binding_user_id);
 	END IF;
 	SELECT p.currency INTO v_currency FROM quota.plans p WHERE p.plan = v_plan;
 
-	-- another plan does not help where an override goes before it
+	-- Another plan does not help where an override goes before it, unless that
+	-- came from a change of plan: the next one sets it anew.
 	IF NOT EXISTS (
 		SELECT FROM quota.limit_overrides o
 		WHERE o.user_id = p_outcome.binding_user_id AND o.metric = p_outcome.metric
 			AND (o.period = p_outcome.period OR (o.period IS NULL AND o.limit_amount = p_outcome.limit_amount))
-			AND (o.expires_at IS NULL OR o.expires_at > v_now)) THEN
+			AND (o.expires_at IS NULL OR o.expires_at > v_now)
+			AND quota.set_by_plan_change(o) IS NOT TRUE) THEN
 		SELECT jsonb_build_object('plan', p.plan, 'limit', trim_scale(l.limit_amount),
 				'price', trim_scale(p.price), 'currency', p.currency) INTO v_upgrade
 			FROM quota.plan_limits l
@@ -267,10 +265,11 @@ BEGIN
 			WHEN 'reservation_expired' THEN 'The reservation has expired.'
 			WHEN 'spend_cap' THEN format('More of "%s" would cost more than the spend cap allows.', p_outcome.metric)
 			WHEN 'other_denied' THEN format('There is enough of "%s", but not of everything that was asked for with it.', p_outcome.metric)
-			ELSE format('Not enough of "%s": %s left, the limit is %s %s.', p_outcome.metric,
-				coalesce(trim_scale(p_outcome.remaining)::text, 'none'),
-				coalesce(trim_scale(p_outcome.limit_amount)::text, 'reached'),
-				CASE WHEN p_outcome.period = 'lifetime' THEN 'in all' ELSE 'per ' || p_outcome.period END) END,
+			ELSE coalesce(
+				format('Not enough of "%s": %s left, the limit is ', p_outcome.metric, trim_scale(p_outcome.remaining))
+					|| trim_scale(p_outcome.limit_amount)
+					|| CASE WHEN p_outcome.period = 'lifetime' THEN ' in all.' ELSE ' per ' || p_outcome.period || '.' END,
+				format('Not enough of "%s".', p_outcome.metric)) END,
 		'retry_after', v_seconds);
 	IF v_lack AND p_outcome.reason IS DISTINCT FROM 'other_denied' THEN
 		body := body || quota.quota_remedies(p_outcome);
