@@ -14,7 +14,7 @@ AS $$
 			* 1000000)::bigint) AS u (at)
 $$;
 COMMENT ON FUNCTION quota.id_bound(timestamptz) IS
-'The lowest UUID version 7 of an instant: "id >= id_bound(…)" selects entries made from then on by the primary key';
+'The lowest UUID version 7 of an instant: "id >= id_bound(...)" selects entries made from then on by the primary key';
 
 -- The ledger, by pages -------------------------------------------------------------
 

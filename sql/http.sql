@@ -197,7 +197,7 @@ BEGIN
 	IF p_outcome.allowed IS NULL THEN
 		RAISE EXCEPTION 'outcome must not be null'
 			USING ERRCODE = '22023',
-				HINT = 'Pass the row that a call returned: http_response(check_and_consume_quota(…)).';
+				HINT = 'Pass the row that a call returned: http_response(check_and_consume_quota(...)).';
 	END IF;
 
 	headers := quota.rate_limit_headers(p_outcome);
