@@ -22,9 +22,11 @@ DECLARE
 						quota.consume_up_to, quota.consume_quotas, quota.consume_quota_batch,
 						quota.reserve_quota, quota.settle_reservation, quota.cancel_reservation,
 						quota.refund_quota, quota.release_quota, quota.get_user_quota_status,
-						quota.topup_price, quota.gift_quota';
+						quota.topup_price, quota.gift_quota,
+						quota.dedupe_key, quota.http_response';
 	v_monitor		text := 'quota.check_quota, quota.get_user_quota_status, quota.get_users_near_quota_limit,
-						quota.verify_ledger, quota.current_plan, quota.clock, quota.resolve_metric, quota.period_bounds';
+						quota.verify_ledger, quota.current_plan, quota.clock, quota.resolve_metric, quota.period_bounds,
+						quota.get_usage_logs, quota.get_quota_statistics, quota.id_bound';
 	v_admin			text := 'quota.set_recurring_bonus, quota.stop_recurring_bonus, quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
 						quota.clear_limit_override,
 						quota.void_bonus, quota.purchase_topup,

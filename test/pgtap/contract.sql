@@ -9,7 +9,7 @@
 BEGIN;
 SET search_path = public, pg_catalog;
 SET client_min_messages = warning;
-SELECT plan(322);
+SELECT plan(350);
 
 -- Extension --------------------------------------------------------------------
 
@@ -57,6 +57,10 @@ INSERT INTO contract VALUES
 	('bulk_adjust_usage', 'p_query text, p_metric text, p_delta numeric, p_reason text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, metric text, old_value numeric, new_value numeric, changed boolean)', 'v'),
 	('bulk_assign_plan', 'p_query text, p_plan text, p_strategy text DEFAULT ''keep''::text, p_reason text DEFAULT NULL::text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, plan text, old_value text, new_value text, changed boolean)', 'v'),
 	('bulk_grant_bonus', 'p_query text, p_metric text, p_amount numeric, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_reason text DEFAULT NULL::text, p_priority integer DEFAULT 50, p_source text DEFAULT ''promotional''::text, p_dry_run boolean DEFAULT true', 'TABLE(user_id uuid, metric text, old_value numeric, new_value numeric, changed boolean)', 'v'),
+	('dedupe_key', 'p_user_id uuid, p_metric text, p_fingerprint text, p_window interval DEFAULT ''00:00:05''::interval', 'text', 'v'),
+	('http_response', 'p_outcome quota.outcome, OUT status integer, OUT headers jsonb, OUT body jsonb', 'record', 's'),
+	('get_usage_logs', 'p_user_id uuid DEFAULT NULL::uuid, p_metric text DEFAULT NULL::text, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_to timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0, p_kind text DEFAULT NULL::text', 'TABLE(id uuid, user_id uuid, metric text, kind text, amount numeric, bonus_used numeric, overage numeric, cost numeric, period text, metadata jsonb, refers_to uuid, created_at timestamp with time zone)', 's'),
+	('get_quota_statistics', 'p_metric text DEFAULT NULL::text, p_days integer DEFAULT 30', 'TABLE(total_usage numeric, total_calls bigint, unique_users bigint, avg_usage_per_call numeric, peak_usage_date date, successful_calls bigint, failed_calls bigint, total_cost numeric, most_used_metric text, peak_weekday text, utilisation numeric)', 's'),
 	('load_preset', 'p_name text', 'integer', 'v'),
 	('grant_access', 'p_role regrole, p_level text', 'void', 'v');
 
