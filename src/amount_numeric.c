@@ -42,6 +42,18 @@ wire_int16(const char *p)
 	return (int16) pg_ntoh16(n);
 }
 
+/* Is this the zero that amount_get_datum() writes?  Most stored amounts are. */
+static bool
+is_plain_zero(Datum numeric)
+{
+	struct varlena *value = (struct varlena *) DatumGetPointer(numeric);
+	struct varlena *zero = (struct varlena *) DatumGetPointer(amount_get_datum(0));
+
+	return !VARATT_IS_EXTERNAL(value) && !VARATT_IS_COMPRESSED(value) &&
+		VARSIZE_ANY(value) == VARSIZE_ANY_EXHDR(zero) + (VARATT_IS_SHORT(value) ? VARHDRSZ_SHORT : VARHDRSZ) &&
+		memcmp(VARDATA_ANY(value), VARDATA_ANY(zero), VARSIZE_ANY_EXHDR(zero)) == 0;
+}
+
 /*
  * Convert to a whole number of 10^-decimals, as far as that is exact.  *sign
  * is that of the number itself, also where it does not fit; it is 1 for NaN.
@@ -92,6 +104,8 @@ stored(Datum numeric, int decimals, bool may_be_negative)
 	Amount		amount = 0;
 	int			sign;
 
+	if (is_plain_zero(numeric))
+		return 0;
 	if (convert(numeric, decimals, &amount, &sign) != FIT_EXACT ||
 		(sign < 0 && !may_be_negative))
 		ereport(ERROR,

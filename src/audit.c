@@ -49,5 +49,5 @@ audit_insert(RelationSet *set, const pg_uuid_t *user_id, const char *action,
 	nulls[Anum_quota_audit_log_actor - 1] = true;
 	nulls[Anum_quota_audit_log_detail - 1] = true;
 	values[Anum_quota_audit_log_created_at - 1] = TimestampTzGetDatum(at);
-	relation_insert(set, TABLE_QUOTA_AUDIT_LOG, values, nulls);
+	relation_insert(set, TABLE_QUOTA_AUDIT_LOG, values, nulls, false);
 }

@@ -311,7 +311,7 @@ insert_due(RelationSet *set, const BonusState *b, const BonusRow *row,
 	nulls[Anum_user_bonuses_unit_cost - 1] = true;
 	nulls[Anum_user_bonuses_currency - 1] = true;
 	nulls[Anum_user_bonuses_transaction_id - 1] = true;
-	relation_insert(set, TABLE_USER_BONUSES, values, nulls);
+	relation_insert(set, TABLE_USER_BONUSES, values, nulls, true);
 }
 
 /*

@@ -48,6 +48,7 @@ static const struct
 
 static const char *const indexes[INDEX_COUNT] = {
 	[INDEX_SUBSCRIPTIONS_PKEY] = "subscriptions_pkey",
+	[INDEX_SUBSCRIPTIONS_PARENT] = "idx_subscriptions_parent",
 	[INDEX_LIMIT_OVERRIDES_LOOKUP] = "idx_limit_overrides_lookup",
 	[INDEX_RECURRING_BONUSES_LOOKUP] = "idx_recurring_bonuses_lookup",
 	[INDEX_USAGE_TRACKING_QUOTA_LOOKUP] = "idx_usage_tracking_quota_lookup",

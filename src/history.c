@@ -151,7 +151,7 @@ history_insert(RelationSet *set, const Account *account, TimestampTz closed_at)
 	values[Anum_usage_history_cost - 1] = money_get_datum(p->cost);
 	set_amount(values, Anum_usage_history_held, p->held);
 	values[Anum_usage_history_held_cost - 1] = money_get_datum(p->held_cost);
-	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls);
+	relation_insert(set, TABLE_USAGE_HISTORY, values, nulls, true);
 }
 
 /* Write a closed period whose counters were corrected */

@@ -375,7 +375,7 @@ insert_keyed(RelationSet *set, const Datum *values, const bool *nulls)
 
 	PG_TRY();
 	{
-		relation_insert(set, TABLE_USAGE_EVENTS, values, nulls);
+		relation_insert(set, TABLE_USAGE_EVENTS, values, nulls, true);
 	}
 	PG_CATCH();
 	{
@@ -411,7 +411,7 @@ insert_lines(RelationSet *set, const Event *event)
 		values[Anum_bonus_allocations_held - 1] = amount_get_datum(line->held);
 		values[Anum_bonus_allocations_ordinal - 1] = Int32GetDatum(line->ordinal);
 		values[Anum_bonus_allocations_expired - 1] = BoolGetDatum(line->expired);
-		relation_insert(set, TABLE_BONUS_ALLOCATIONS, values, nulls);
+		relation_insert(set, TABLE_BONUS_ALLOCATIONS, values, nulls, true);
 	}
 }
 
@@ -471,6 +471,6 @@ ledger_insert(RelationSet *set, Event *event)
 	if (event->key)
 		insert_keyed(set, values, nulls);
 	else
-		relation_insert(set, TABLE_USAGE_EVENTS, values, nulls);
+		relation_insert(set, TABLE_USAGE_EVENTS, values, nulls, false);
 	insert_lines(set, event);
 }

@@ -354,6 +354,10 @@ any_parent(RelationSet *set, const Request *requests, int n)
 {
 	pg_uuid_t	parent;
 
+	/* in most databases nobody has one */
+	if (relation_index_is_empty(set, INDEX_SUBSCRIPTIONS_PARENT))
+		return false;
+
 	for (int i = 0; i < n; i++)
 		if (limit_parent(set, &requests[i].items[0].user_id, &parent))
 			return true;
@@ -378,24 +382,32 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 											   ALLOCSET_DEFAULT_SIZES);
 	const Request **order = palloc((n + 1) * sizeof(Request *));
 	HeldAccounts held = {.of_batch = true};
+	LimitVersion version = limit_version();
+	bool		parents;
 
 	for (int i = 0; i < n; i++)
 	{
 		requests[i].items[0].metric = limit_metric_name(requests[i].items[0].metric);
 		order[i] = &requests[i];
 	}
-	if (n > 0 && any_parent(set, requests, n))
+	parents = n > 0 && any_parent(set, requests, n);
+	if (parents)
 		lock_batch(set, requests, n, &held);
 	else
 		qsort(order, n, sizeof(Request *), compare_requests);
+	relation_begin_batch(set);
 
 	for (int i = 0; i < n; i++)
 	{
-		LimitVersion version = limit_version();
 		Outcome    *outcome = &outcomes[order[i] - requests];
 
 		CHECK_FOR_INTERRUPTS();
-		relations_refresh(set);
+		/* see what the request before has written, where this one may meet it */
+		if (i == 0 || parents || compare_items(order[i - 1]->items, order[i]->items) == 0)
+		{
+			version = limit_version();
+			relations_refresh(set);
+		}
 		MemoryContextSwitchTo(each);
 		post_one(set, order[i], version, &held, outcome);
 		MemoryContextSwitchTo(old);

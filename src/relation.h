@@ -56,6 +56,7 @@ extern RelationScan *relation_scan_begin_range(RelationSet *set, QuotaIndex inde
 											   bool backward, RelationView view);
 extern bool relation_scan_next(RelationScan *scan, TupleTableSlot *slot);
 extern void relation_scan_end(RelationScan *scan);
+extern bool relation_index_is_empty(RelationSet *set, QuotaIndex index);
 extern bool relation_being_inserted(RelationSet *set, QuotaIndex index,
 									int nkeys, const Datum *keys);
 extern bool relation_visible_to_caller(RelationSet *set, QuotaTable table,
@@ -72,7 +73,9 @@ extern void relation_update(RelationSet *set, QuotaTable table,
 							TupleTableSlot *old, const Datum *values,
 							const bool *nulls);
 extern void relation_insert(RelationSet *set, QuotaTable table,
-							const Datum *values, const bool *nulls);
+							const Datum *values, const bool *nulls, bool now);
+extern void relation_begin_batch(RelationSet *set);
+extern void relation_flush(RelationSet *set);
 extern bool relation_insert_if_absent(RelationSet *set, QuotaIndex unique,
 									  const Datum *values, const bool *nulls);
 

@@ -96,6 +96,7 @@ void
 relations_refresh(RelationSet *set)
 {
 	Assert(set->writing);
+	relation_flush(set);
 	catalog_refresh();
 	drop_latest(set);
 	PopActiveSnapshot();
@@ -135,7 +136,11 @@ relations_end(RelationSet *set)
 	EState	   *estate = set->estate;
 
 	if (set->writing)
+	{
+		relation_flush(set);
 		AfterTriggerEndQuery(estate);
+	}
+	relation_set_end_scans(set);
 	drop_latest(set);
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	if (set->writing)

@@ -8,6 +8,7 @@
 #ifndef QUOTA_RELATION_SET_H
 #define QUOTA_RELATION_SET_H
 
+#include "access/genam.h"
 #include "nodes/execnodes.h"
 #include "utils/rel.h"
 
@@ -25,8 +26,14 @@ struct RelationSet
 	List	   *slots[TABLE_COUNT]; /* that relation_slot() has handed out */
 	int			slots_used[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
+	IndexScanDesc idle_scans[INDEX_COUNT];	/* that have ended, for the next */
+	bool		batch;			/* rows may wait for others */
+	TupleTableSlot **buffers[TABLE_COUNT];	/* those that wait */
+	int			buffered[TABLE_COUNT];
 };
 
+extern QuotaTable relation_table_of(QuotaIndex index);
+extern void relation_set_end_scans(RelationSet *set);
 extern Relation relation_set_table(RelationSet *set, QuotaTable table);
 extern ResultRelInfo *relation_set_result(RelationSet *set, QuotaTable table);
 extern void relation_set_open_indexes(ResultRelInfo *rri, QuotaTable table);
