@@ -35,7 +35,7 @@ DECLARE
 		SELECT coalesce(a.used + a.bonus_used + a.overage, 0)
 			FROM quota.get_user_quota_status($1) AS s
 			LEFT JOIN quota.usage_tracking AS a ON a.user_id = $1 AND a.metric = s.metric AND a.period = s.period
-			WHERE s.metric = $2
+			WHERE s.limit_user_id = $1 AND s.metric = $2
 			ORDER BY quota.period_length(s.period) DESC LIMIT 1 $sql$;
 BEGIN
 	IF (SELECT kind FROM quota.metrics WHERE metric = v_metric) <> 'gauge' THEN
