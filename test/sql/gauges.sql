@@ -426,7 +426,7 @@ RESET ROLE;
 GRANT USAGE ON SCHEMA gauges_private TO regress_quota_gauges;
 GRANT SELECT ON gauges_private.seats TO regress_quota_gauges;
 SET ROLE regress_quota_gauges;
-SELECT user_id = :'ann' AS ann, recorded, counted, drift FROM quota.reconcile_gauge('gauges_seats', 'gauges_private.seats') WHERE counted > 0;
+SELECT user_id = :'ann' AS ann, trim_scale(recorded) AS recorded, counted, trim_scale(drift) AS drift FROM quota.reconcile_gauge('gauges_seats', 'gauges_private.seats') WHERE counted > 0;
 -- setting needs a lock that keeps rows from coming and going meanwhile
 SELECT count(*) FROM quota.reconcile_gauge('gauges_seats', 'gauges_private.seats', p_apply => true);
 RESET ROLE;

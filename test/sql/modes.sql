@@ -238,7 +238,7 @@ SELECT :answer FROM check_quota(:'ben', 'ai_scans', 301);
 SELECT price, total_available FROM purchase_topup(:'ann', 'ai_scans', 100, 'receipt 2');
 SELECT metric, used, bonus_used, overage, cost FROM pg_temp.accounts(:'ann') WHERE metric = 'ai_scans';
 -- 500 quick scans at 0.2 use exactly 100
-SELECT count(*) FILTER (WHERE (o).allowed) AS granted, sum((o).granted) AS sum, min((o).remaining) AS remaining
+SELECT count(*) FILTER (WHERE (o).allowed) AS granted, trim_scale(sum((o).granted)) AS sum, trim_scale(min((o).remaining)) AS remaining
 	FROM (SELECT check_and_consume_quota(:'cat', 'ai_scans', 0.2) AS o FROM generate_series(1, 500) OFFSET 0) AS s;
 SELECT used = 100 AS exactly, trim_scale(used) AS used FROM usage_tracking WHERE user_id = :'cat' AND metric = 'ai_scans';
 SELECT v.metric, v.period, counter, recorded, expected FROM unnest(ARRAY[:'ann', :'ben', :'cat']::uuid[]) AS u, verify_ledger(u) AS v WHERE v.metric = 'ai_scans';
