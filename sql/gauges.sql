@@ -72,8 +72,16 @@ BEGIN
 		END IF;
 	END LOOP;
 
-	-- what is counted must be the whole truth until the gauges are set
+	-- What is counted must be the whole truth until the gauges are set.  A snapshot from
+	-- before the lock may miss rows: set_gauge finds that out by itself where the same
+	-- snapshot rules for it (40001).
 	IF p_apply THEN
+		IF current_setting('transaction_isolation') <> 'read committed' AND current_setting('quota.isolation') = 'latest' THEN
+			RAISE EXCEPTION 'gauges cannot be set to what an older snapshot counts'
+				USING ERRCODE = '25000',
+					DETAIL = format('The transaction is %s, and quota.isolation is "latest".', upper(current_setting('transaction_isolation'))),
+					HINT = 'Call it in a READ COMMITTED transaction.';
+		END IF;
 		EXECUTE format('LOCK TABLE %s IN SHARE MODE', p_relation);
 	END IF;
 
