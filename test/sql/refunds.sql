@@ -9,7 +9,7 @@ INSERT INTO metrics (metric, kind) VALUES
 	('refunds_calls', 'counter'), ('refunds_soft', 'counter'), ('refunds_windows', 'counter'), ('refunds_free', 'counter'),
 	('refunds_seats', 'gauge');
 INSERT INTO metric_aliases VALUES ('refunds_requests', 'refunds_calls');
-INSERT INTO plans (plan) VALUES ('refunds_plan'), ('refunds_yearly');
+INSERT INTO plans (plan) VALUES ('refunds_plan'), ('refunds_yearly'), ('refunds_none');
 INSERT INTO plan_limits (plan, metric, period, limit_amount, mode, overage_price) VALUES
 	('refunds_plan', 'refunds_calls', 'month', 10, 'hard', NULL),
 	('refunds_plan', 'refunds_soft', 'month', 10, 'soft', 2.5),
@@ -220,6 +220,16 @@ SELECT :moved, period, limit_amount FROM refund_quota(:'e', 1);
 SELECT * FROM pg_temp.accounts(:'hal') WHERE used > 0;
 SELECT assign_plan(:'hal', 'refunds_plan');
 SELECT :moved, period FROM refund_quota(:'e', 1);
+SELECT assign_plan(:'hal', 'refunds_none');
+SELECT :moved, period, limit_amount FROM refund_quota(:'e', 1);
+SELECT refund_quota(:'e', 2);
+SELECT * FROM pg_temp.accounts(:'hal') WHERE used > 0;
+SELECT assign_plan(:'hal', 'refunds_plan');
+-- the same after a reset, which closes the periods at once
+SELECT event_id AS e FROM check_and_consume_quota(:'fay', 'refunds_windows', 15) \gset
+SELECT metric, old_value, new_value FROM reset_user_quota(:'fay', 'refunds_windows', 'test');
+SELECT :moved, period FROM refund_quota(:'e', 5);
+SELECT period, closed, used FROM pg_temp.accounts(:'fay') WHERE metric = 'refunds_windows' ORDER BY period, closed DESC;
 
 -- Without a limit it counts back, too
 SELECT event_id AS e FROM check_and_consume_quota(:'hal', 'refunds_free', 1000) \gset

@@ -9,7 +9,7 @@ INSERT INTO metrics (metric, kind) VALUES
 	('reservations_scans', 'counter'), ('reservations_soft', 'counter'), ('reservations_bonus', 'counter'), ('reservations_rate', 'counter'),
 	('reservations_free', 'counter'), ('reservations_unlisted', 'counter'), ('reservations_seats', 'gauge');
 INSERT INTO metric_aliases VALUES ('reservations_images', 'reservations_scans');
-INSERT INTO plans (plan) VALUES ('reservations_plan');
+INSERT INTO plans (plan) VALUES ('reservations_plan'), ('reservations_none');
 INSERT INTO plan_limits (plan, metric, period, limit_amount, mode, overage_price) VALUES
 	('reservations_plan', 'reservations_scans', 'month', 100, 'hard', NULL),
 	('reservations_plan', 'reservations_soft', 'month', 10, 'soft', 2),
@@ -21,9 +21,10 @@ INSERT INTO plan_limits (plan, metric, period, limit_amount, mode, overage_price
 SELECT md5('reservations ann')::uuid AS ann, md5('reservations ben')::uuid AS ben, md5('reservations cat')::uuid AS cat,
 	md5('reservations dan')::uuid AS dan, md5('reservations eve')::uuid AS eve, md5('reservations fay')::uuid AS fay,
 	md5('reservations gus')::uuid AS gus, md5('reservations hal')::uuid AS hal, md5('reservations ida')::uuid AS ida,
-	md5('reservations joe')::uuid AS joe, md5('reservations kim')::uuid AS kim \gset
+	md5('reservations joe')::uuid AS joe, md5('reservations kim')::uuid AS kim, md5('reservations lee')::uuid AS lee,
+	md5('reservations mia')::uuid AS mia, md5('reservations ned')::uuid AS ned \gset
 INSERT INTO subscriptions (user_id, plan)
-	SELECT u, 'reservations_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'hal', :'ida', :'joe', :'kim']::uuid[]) AS u;
+	SELECT u, 'reservations_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'hal', :'ida', :'joe', :'kim', :'lee', :'mia', :'ned']::uuid[]) AS u;
 
 \set moved 'allowed, reason, trim_scale(granted) AS granted, trim_scale(bonus_used) AS bonus_used, trim_scale(overage) AS overage, trim_scale(cost) AS cost, trim_scale(used) AS used, trim_scale(remaining) AS remaining'
 \set settled 'allowed, already_processed AS again, reason, trim_scale(granted) AS granted, trim_scale(bonus_used) AS bonus_used, trim_scale(overage) AS overage, trim_scale(cost) AS cost, trim_scale(used) AS used, trim_scale(remaining) AS remaining, trim_scale(shortfall) AS shortfall'
@@ -324,6 +325,42 @@ SELECT held FROM pg_temp.accounts(:'joe') WHERE metric = 'reservations_free';
 SELECT allowed, reason, remaining, reservation_id, retry_after FROM reserve_quota(:'joe', 'reservations_unlisted');
 SELECT allowed, reason, remaining, reservation_id, retry_after FROM reserve_quota(md5('reservations nobody')::uuid, 'reservations_scans');
 
+-- What changes while it is held --------------------------------------------------------------------------------------------------
+
+-- the plan drops the metric: what is held was granted, more is not
+SELECT r1.reservation_id AS r1, r2.reservation_id AS r2, r3.reservation_id AS r3, r4.reservation_id AS r4
+	FROM reserve_quota(:'lee', 'reservations_scans', 8) AS r1, reserve_quota(:'lee', 'reservations_scans', 8) AS r2,
+		reserve_quota(:'lee', 'reservations_scans', 3) AS r3, reserve_quota(:'lee', 'reservations_scans', 9, '1 minute') AS r4 \gset
+SELECT assign_plan(:'lee', 'reservations_none');
+SELECT :settled, period FROM settle_reservation(:'r1', 5);
+SELECT :settled, period FROM settle_reservation(:'r1', 5);
+SELECT :settled, period FROM cancel_reservation(:'r2');
+SELECT :settled, period FROM settle_reservation(:'r3', 4);
+SET quota.test_clock = '2026-03-10 13:03:00+00';
+SELECT :settled, period FROM settle_reservation(:'r4', 9);
+SELECT assign_plan(:'lee', 'reservations_plan');
+SELECT used, remaining FROM check_quota(:'lee', 'reservations_scans');
+SELECT allowed FROM check_and_consume_quota(:'lee', 'reservations_scans', 92);
+SELECT used, held FROM pg_temp.accounts(:'lee');
+-- the limit is lowered below what is held: that can be settled, more cannot
+SELECT reservation_id AS r FROM reserve_quota(:'mia', 'reservations_scans', 50) \gset
+SELECT set_limit_override(:'mia', 'reservations_scans', 10);
+SELECT allowed, reason, remaining, used FROM check_quota(:'mia', 'reservations_scans');
+SELECT :settled FROM settle_reservation(:'r');
+SELECT set_limit_override(:'mia', 'reservations_scans', 70);
+SELECT reservation_id AS r, remaining FROM reserve_quota(:'mia', 'reservations_scans', 20) \gset
+SELECT set_limit_override(:'mia', 'reservations_scans', 60);
+SELECT :settled FROM settle_reservation(:'r', 21);
+-- a reset closes the period: the hold stays with it
+SELECT allowed FROM check_and_consume_quota(:'ned', 'reservations_scans', 5);
+SELECT reservation_id AS r FROM reserve_quota(:'ned', 'reservations_scans', 10) \gset
+SET quota.test_clock = '2026-03-10 13:04:00+00';
+SELECT metric, old_value, new_value FROM reset_user_quota(:'ned', 'reservations_scans', 'test');
+SET quota.test_clock = '2026-03-10 13:05:00+00';
+SELECT allowed, remaining, used FROM check_quota(:'ned', 'reservations_scans', 100);
+SELECT :settled FROM settle_reservation(:'r', 12);
+SELECT closed, used, held FROM pg_temp.accounts(:'ned') ORDER BY closed DESC;
+
 -- Keys -----------------------------------------------------------------------------------------------------------------------
 
 SET quota.test_clock = '2026-03-11 12:00:00+00';
@@ -421,4 +458,4 @@ ROLLBACK;
 -- The books ------------------------------------------------------------------------------------------------------------------------
 
 SELECT v.metric, v.period, counter, recorded, expected
-	FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'hal', :'ida', :'joe', :'kim']::uuid[]) AS u, verify_ledger(u) AS v;
+	FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'hal', :'ida', :'joe', :'kim', :'lee', :'mia', :'ned']::uuid[]) AS u, verify_ledger(u) AS v;
