@@ -29,6 +29,7 @@ DECLARE
 						quota.get_usage_logs, quota.get_quota_statistics, quota.id_bound';
 	v_admin			text := 'quota.set_recurring_bonus, quota.stop_recurring_bonus, quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
 						quota.clear_limit_override,
+						quota.reconcile_gauge, quota.period_length,
 						quota.void_bonus, quota.purchase_topup,
 						quota.set_parent, quota.reset_user_quota, quota.adjust_usage,
 						quota.bulk_reset_quota, quota.bulk_adjust_usage, quota.bulk_assign_plan, quota.bulk_grant_bonus,

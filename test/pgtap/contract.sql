@@ -9,7 +9,7 @@
 BEGIN;
 SET search_path = public, pg_catalog;
 SET client_min_messages = warning;
-SELECT plan(350);
+SELECT plan(357);
 
 -- Extension --------------------------------------------------------------------
 
@@ -61,6 +61,7 @@ INSERT INTO contract VALUES
 	('http_response', 'p_outcome quota.outcome, OUT status integer, OUT headers jsonb, OUT body jsonb', 'record', 's'),
 	('get_usage_logs', 'p_user_id uuid DEFAULT NULL::uuid, p_metric text DEFAULT NULL::text, p_from timestamp with time zone DEFAULT NULL::timestamp with time zone, p_to timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0, p_kind text DEFAULT NULL::text', 'TABLE(id uuid, user_id uuid, metric text, kind text, amount numeric, bonus_used numeric, overage numeric, cost numeric, period text, metadata jsonb, refers_to uuid, created_at timestamp with time zone)', 's'),
 	('get_quota_statistics', 'p_metric text DEFAULT NULL::text, p_days integer DEFAULT 30', 'TABLE(total_usage numeric, total_calls bigint, unique_users bigint, avg_usage_per_call numeric, peak_usage_date date, successful_calls bigint, failed_calls bigint, total_cost numeric, most_used_metric text, peak_weekday text, utilisation numeric)', 's'),
+	('reconcile_gauge', 'p_metric text, p_relation regclass, p_user_column name DEFAULT ''user_id''::name, p_amount_column name DEFAULT NULL::name, p_apply boolean DEFAULT false', 'TABLE(user_id uuid, recorded numeric, counted numeric, drift numeric)', 'v'),
 	('load_preset', 'p_name text', 'integer', 'v'),
 	('grant_access', 'p_role regrole, p_level text', 'void', 'v');
 
