@@ -156,6 +156,7 @@ static RelationScan *
 scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 		   const KeyRange *range, Snapshot snapshot)
 {
+	MemoryContext old;
 	RelationScan *scan = palloc0(sizeof(RelationScan));
 	ScanKeyData skeys[INDEX_MAX_LOOKUP_KEYS + 2];
 
@@ -172,6 +173,8 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 					index_info[index].le, range->to);
 	}
 
+	/* what the index keeps with the scan has to live as long as it */
+	old = MemoryContextSwitchTo(set->estate->es_query_cxt);
 	scan->set = set;
 	scan->number = index;
 	scan->direction = ForwardScanDirection;
@@ -186,15 +189,11 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 	if (scan->scan)
 		scan->scan->xs_snapshot = snapshot;
 	else
-	{
-		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
-
 		scan->scan = compat_index_beginscan(scan->table,
 											index_open(catalog_index(index), AccessShareLock),
 											snapshot, nkeys);
-		MemoryContextSwitchTo(old);
-	}
 	index_rescan(scan->scan, skeys, nkeys, NULL, 0);
+	MemoryContextSwitchTo(old);
 	return scan;
 }
 
@@ -249,13 +248,14 @@ relation_scan_begin_range(RelationSet *set, QuotaIndex index, int nkeys,
 bool
 relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
 {
-	while (index_getnext_slot(scan->scan, scan->direction, slot))
-	{
-		if (scan->filter == NULL ||
-			table_tuple_satisfies_snapshot(scan->table, slot, scan->filter))
-			return true;
-	}
-	return false;
+	MemoryContext old = MemoryContextSwitchTo(scan->set->estate->es_query_cxt);
+	bool		found = false;
+
+	while (!found && index_getnext_slot(scan->scan, scan->direction, slot))
+		found = scan->filter == NULL ||
+			table_tuple_satisfies_snapshot(scan->table, slot, scan->filter);
+	MemoryContextSwitchTo(old);
+	return found;
 }
 
 void
