@@ -9,9 +9,10 @@ INSERT INTO plans (plan) VALUES ('rate_refunds_plan');
 INSERT INTO plan_limits (plan, metric, period, limit_amount, algorithm, burst) VALUES
 	('rate_refunds_plan', 'rate_refunds_even', 'minute', 60, 'gcra', 5),
 	('rate_refunds_plan', 'rate_refunds_sliding', 'minute', 10, 'sliding', NULL);
-SELECT md5('rate_refunds ann')::uuid AS ann, md5('rate_refunds ben')::uuid AS ben \gset
+SELECT md5('rate_refunds ann')::uuid AS ann, md5('rate_refunds ben')::uuid AS ben,
+	md5('rate_refunds cat')::uuid AS cat \gset
 INSERT INTO subscriptions (user_id, plan)
-	SELECT u, 'rate_refunds_plan' FROM unnest(ARRAY[:'ann', :'ben']::uuid[]) AS u;
+	SELECT u, 'rate_refunds_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat']::uuid[]) AS u;
 
 CREATE FUNCTION pg_temp.ask(p_user_id uuid, p_metric text, p_amount numeric,
 	OUT allowed boolean, OUT remaining numeric, OUT used numeric, OUT retry_after interval, OUT resets_at timestamptz)
@@ -45,6 +46,15 @@ SET quota.test_clock = '2026-03-10 12:00:02+00';
 SELECT allowed, trim_scale(remaining) AS remaining FROM check_and_consume_quota(:'ann', 'rate_refunds_even', 3);
 SELECT allowed, trim_scale(granted) AS granted FROM refund_quota(:'second');
 SELECT * FROM pg_temp.ask(:'ann', 'rate_refunds_even', 5);
+
+-- what a bonus paid for was never in the bucket: of 5 in there 2 have drained, 3 come back
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+SELECT grant_bonus(:'cat', 'rate_refunds_even', 3, NULL, 'A') IS NOT NULL AS granted;
+SELECT event_id AS first FROM check_and_consume_quota(:'cat', 'rate_refunds_even', 8) \gset
+SET quota.test_clock = '2026-03-10 12:00:02+00';
+SELECT allowed, trim_scale(remaining) AS remaining FROM check_and_consume_quota(:'cat', 'rate_refunds_even', 2);
+SELECT allowed, trim_scale(granted) AS granted FROM refund_quota(:'first');
+SELECT * FROM pg_temp.ask(:'cat', 'rate_refunds_even', 6.000001);
 
 -- Reservations ------------------------------------------------------------------------
 

@@ -25,9 +25,10 @@ INSERT INTO plan_limits (plan, metric, period, limit_amount, algorithm, burst, m
 	('rates_large', 'rates_even', 'minute', 120, 'gcra', 8, 'hard'),
 	('rates_large', 'rates_sliding', 'minute', 20, 'sliding', NULL, 'hard');
 SELECT md5('rates ann')::uuid AS ann, md5('rates ben')::uuid AS ben, md5('rates cat')::uuid AS cat,
-	md5('rates dan')::uuid AS dan, md5('rates eve')::uuid AS eve, md5('rates fay')::uuid AS fay \gset
+	md5('rates dan')::uuid AS dan, md5('rates eve')::uuid AS eve, md5('rates fay')::uuid AS fay,
+	md5('rates gus')::uuid AS gus \gset
 INSERT INTO subscriptions (user_id, plan)
-	SELECT u, 'rates_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay']::uuid[]) AS u;
+	SELECT u, 'rates_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus']::uuid[]) AS u;
 
 CREATE FUNCTION pg_temp.take(p_user_id uuid, p_metric text, p_amount numeric,
 	OUT allowed boolean, OUT remaining numeric, OUT used numeric, OUT reason text, OUT period text,
@@ -159,6 +160,14 @@ SELECT * FROM pg_temp.take(:'eve', 'rates_bonus', 3);
 -- what the bonus paid for is not in the window
 SET quota.test_clock = '2026-03-10 13:00:59.999999+00';
 SELECT * FROM pg_temp.take(:'eve', 'rates_bonus', 7);
+
+-- one that expires meanwhile is of no help when the first unit is free, only all that follows is
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+SELECT grant_bonus(:'gus', 'rates_sliding', 3, '2026-03-10 12:00:30+00', 'A') IS NOT NULL AS granted;
+SELECT * FROM pg_temp.take(:'gus', 'rates_sliding', 1);
+SET quota.test_clock = '2026-03-10 12:00:10+00';
+SELECT * FROM pg_temp.take(:'gus', 'rates_sliding', 9);
+SELECT * FROM pg_temp.ask(:'gus', 'rates_sliding', 4);
 
 -- A window that denies in shadow --------------------------------------------------------------
 
