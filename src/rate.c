@@ -58,7 +58,7 @@ mul_div(Amount a, Amount b, Amount c, Amount d, Amount *rest)
 static int64_t
 time_or_never(Amount at)
 {
-	return at < RATE_NEVER ? (int64_t) at : RATE_NEVER;
+	return at < RATE_TIME_BOUND ? (int64_t) at : RATE_NEVER;
 }
 
 /* gcra ---------------------------------------------------------------------- */

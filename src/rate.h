@@ -56,6 +56,9 @@
 /* a time that never comes; equal to DECISION_NEVER */
 #define RATE_NEVER			INT64_MAX
 
+/* the first time that is too late for a timestamp of PostgreSQL; is never, too */
+#define RATE_TIME_BOUND		INT64_C(9223371331200000000)
+
 /*
  * Sixty slots divide minutes, hours and days into whole seconds, and are one in
  * a minute's window of sixty requests.  One more, because a window that begins

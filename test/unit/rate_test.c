@@ -241,6 +241,13 @@ sliding_used(const Record *r, const RateWindow *w, int64_t now)
 	return sum;
 }
 
+/* The last time at which it does not fit yet */
+static int64_t
+just_before(int64_t free_at)
+{
+	return (free_at == RATE_NEVER ? RATE_TIME_BOUND : free_at) - 1;
+}
+
 /* What must hold in any state ------------------------------------------------------- */
 
 static void
@@ -471,7 +478,7 @@ exact_gcra(void)
 					  big_compare(big_less(level, big_product(w.limit, (Amount) free_at - now)), allowed) <= 0,
 					  "fits then", &w, amount, now);
 				check(free_at == now ||
-					  big_compare(big_less(level, big_product(w.limit, (Amount) free_at - 1 - now)), allowed) > 0,
+					  big_compare(big_less(level, big_product(w.limit, (Amount) just_before(free_at) - now)), allowed) > 0,
 					  "and no sooner", &w, amount, now);
 			}
 			check_storage(&w, now);
@@ -542,7 +549,7 @@ exact_sliding(void)
 			{
 				if (free_at != RATE_NEVER)
 					check(sliding_used(&r, &w, free_at) + amount <= w.limit, "fits then", &w, amount, now);
-				check(free_at == now || sliding_used(&r, &w, free_at - 1) + amount > w.limit,
+				check(free_at == now || sliding_used(&r, &w, just_before(free_at)) + amount > w.limit,
 					  "and no sooner", &w, amount, now);
 			}
 			check_storage(&w, now);
@@ -1028,6 +1035,13 @@ examples(void)
 	check(rate_free_at(&w, 5 * AMOUNT_UNIT + 1, 0) == RATE_NEVER, "never more than the burst", &w, 0, 0);
 	check(rate_empty_at(&w, 0) == 5 * second, "empty after five", &w, 0, 0);
 	check(rate_room_at(&w, 2500000) == 2500000, "half a second is half a unit", &w, 0, 2500000);
+
+	/* five seconds before and at the end of time */
+	check(rate_empty_at(&w, RATE_TIME_BOUND - 1) == RATE_TIME_BOUND - 1, "empty", &w, 0, 0);
+	rate_add(&w, 5 * AMOUNT_UNIT, RATE_TIME_BOUND - 5 * second, RATE_TIME_BOUND - 5 * second);
+	check(rate_empty_at(&w, RATE_TIME_BOUND - 5 * second) == RATE_NEVER, "too late", &w, 0, 0);
+	check(rate_free_at(&w, 5 * AMOUNT_UNIT - 1, RATE_TIME_BOUND - 5 * second) == RATE_TIME_BOUND - 1,
+		  "the last microsecond", &w, 0, 0);
 
 	/* seven an hour: a microsecond is two millionths less a bit */
 	state = (RateState) {0};
