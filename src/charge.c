@@ -136,7 +136,8 @@ move_window(RelationSet *set, Charge *charge, RelationView view, const char *win
 				 errhint("Use adjust_usage to correct the current period.")));
 	account_move(account, p, allowance, moved);
 	account_move_rate(account, allowance ? moved->used.allowance : parts_total(&moved->used),
-					  charge->whole, at, charge->now);
+					  allowance ? charge->whole.allowance : parts_total(&charge->whole),
+					  at, charge->now);
 }
 
 /*

@@ -42,7 +42,7 @@ typedef struct Charge
 	Decision	decision;
 	EventKind	kind;
 	Movement	moved;
-	Amount		whole;			/* of a refund: what was left of the event */
+	Parts		whole;			/* of a refund: what was left of the event */
 	EventLine  *lines;			/* of "moved", or NULL: as the bonuses tell */
 	int			nlines;
 } Charge;

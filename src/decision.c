@@ -92,23 +92,6 @@ bonus_left_at(const DecisionInput *in, int64_t at)
 	return left;
 }
 
-/*
- * The next time at which a window may pass a test that it fails now: the end of
- * its period, or when enough has left it.
- */
-static int64_t
-window_next(const DecisionInput *in, int i)
-{
-	const WindowState *l = &in->limits[i];
-	Amount		amount = in->amount + l->held;
-
-	if (l->rate == NULL)
-		return l->resets_at;
-	if (i == in->allowance)
-		amount = amount_max(amount - bonus_left_at(in, in->now), 0);
-	return rate_free_at(l->rate, amount, in->now);
-}
-
 /* Units of a window, bonuses included where they extend it; at least 0 */
 static Amount
 window_room_at(const DecisionInput *in, int i, int64_t at)
@@ -234,40 +217,65 @@ time_until(const DecisionInput *in, int64_t at)
 typedef bool (*WindowTest) (const DecisionInput *in, int i, int64_t at);
 
 /*
- * When a window that fails a test now would pass it by itself: at the end of
- * its period, if a fresh one is enough.
+ * The earliest time from "from" on at which a window passes a test by itself, or
+ * DECISION_NEVER.  Its room comes back at the end of its period, or as units
+ * leave it; what bonuses expire meanwhile has to be waited for as well.
  */
+static int64_t
+window_next(const DecisionInput *in, int i, int64_t from, WindowTest passes)
+{
+	const WindowState *l = &in->limits[i];
+
+	while (!passes(in, i, from))
+	{
+		int64_t		at = l->resets_at;
+
+		if (l->rate)
+		{
+			Amount		amount = in->amount + l->held;
+
+			if (i == in->allowance)
+				amount = amount_max(amount - bonus_left_at(in, from), 0);
+			at = rate_free_at(l->rate, amount, from);
+		}
+		if (at <= from || at == DECISION_NEVER)
+			return DECISION_NEVER;
+		from = at;
+	}
+	return from;
+}
+
+/* When a window that fails a test now would pass it by itself */
 static int64_t
 window_retry_after(const DecisionInput *in, int i, WindowTest passes)
 {
-	int64_t		at = window_next(in, i);
-
-	if (at == DECISION_NEVER || !passes(in, i, at))
-		return DECISION_NEVER;
-	return time_until(in, at);
+	return time_until(in, window_next(in, i, in->now, passes));
 }
 
 /*
- * When all windows together would admit a request that is denied now.  Room
- * only grows at the ends of periods, and each window has its room back after
- * the first.
+ * When all windows together would admit a request that is denied now.  No
+ * window admits it between a time and its next, so no time is passed over.
  */
 static int64_t
 retry_after(const DecisionInput *in)
 {
-	int64_t		earliest = DECISION_NEVER;
+	int64_t		at = in->now;
+	bool		moved = true;
 
-	for (int i = 0; i < in->nlimits; i++)
+	while (moved)
 	{
-		int64_t		at = window_next(in, i);
-		bool		admits = at < earliest;
+		moved = false;
+		for (int i = 0; i < in->nlimits; i++)
+		{
+			int64_t		next = window_next(in, i, at, window_admits_at);
 
-		for (int j = 0; admits && j < in->nlimits; j++)
-			admits = window_admits_at(in, j, at);
-		if (admits)
-			earliest = at;
+			if (next == DECISION_NEVER)
+				return DECISION_NEVER;
+			moved = moved || next > at;
+			at = next;
+		}
 	}
-	return time_until(in, earliest);
+	return time_until(in, at);
 }
 
 /*

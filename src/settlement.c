@@ -291,7 +291,7 @@ refund_event(Posting *posting, Charge *charge, const Parts *left, Amount amount)
 	parts_keep(left, lines, event->nlines, parts_total(left) - amount, &kept, lines);
 	*moved = kept;
 	parts_subtract(moved, left);
-	charge->whole = parts_total(left);
+	charge->whole = *left;
 	charge->lines = palloc((event->nlines + 1) * sizeof(EventLine));
 	for (int i = 0; i < event->nlines; i++)
 	{
