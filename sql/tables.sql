@@ -76,7 +76,9 @@ CREATE TABLE quota.plan_limits (
 	rollover_ttl	interval CHECK (rollover_ttl > '0'),
 	PRIMARY KEY (plan, metric, period),
 	CHECK (algorithm = 'fixed' OR period <> 'lifetime'),
-	CHECK (burst IS NULL OR algorithm = 'gcra')
+	CHECK (burst IS NULL OR algorithm = 'gcra'),
+	-- what has no period has no end of it
+	CHECK (algorithm = 'fixed' OR (spend_cap IS NULL AND rollover_max IS NULL))
 );
 COMMENT ON TABLE quota.plan_limits IS
 'How much of a metric a plan allows in which period; several rows for one metric are several windows, each of which must have room';

@@ -55,7 +55,9 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 	account->limit = limit;
 	account->holds_expire_at = DT_NOEND;
 	account->slot = slot;
-	if (limit->algorithm != ALGORITHM_FIXED && !limit->unlimited)
+	/* a level does not drain */
+	if (limit->algorithm != ALGORITHM_FIXED && !limit->unlimited &&
+		limits->kind == METRIC_COUNTER)
 		account_begin_rate(account);
 
 	keys[0] = UUIDPGetDatum(&limits->user_id);
@@ -183,7 +185,12 @@ account_roll(Account *account, TimestampTz now)
 	 * ends now, so that each event stays in the period that it was counted in.
 	 */
 	if (account->exists && endless != (account->current.end == DT_NOEND))
+	{
+		/* to a window that does not start again, all of it was used just now */
+		if (account->rate_state && now < account->current.end)
+			account_move_rate(account, account->current.used, 0, now, now);
 		account->current.end = Min(account->current.end, now);
+	}
 
 	if (account->exists && now < account->current.end)
 		return;
