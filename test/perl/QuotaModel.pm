@@ -52,6 +52,19 @@ sub set_clock
 	return;
 }
 
+# When something ends by itself
+sub ends
+{
+	my ($self) = @_;
+	my @records = map { values %$_ } map { values %$_ } values %{ $self->{current} };
+	my @overrides = map { values %$_ } map { values %$_ } values %{ $self->{override} };
+
+	return grep { defined } (
+		map({ $_->{end} } @records),
+		map({ $_->{expires} } values %{ $self->{hold} }, values %{ $self->{bonus} }, @overrides),
+		map({ $_->{pending_at} } values %{ $self->{subject} }));
+}
+
 sub period_bounds
 {
 	my ($self, $user, $metric, $period) = @_;

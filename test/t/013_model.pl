@@ -66,9 +66,20 @@ sub remember
 	return;
 }
 
+# For a call of one metric; sometimes exactly what there is, or a millionth more
+sub some_request
+{
+	my ($user, $metric, $units) = (any_user(), any_metric(), some_units());
+	my $most = chance(0.15) ? $model->grantable($user, $metric) : undef;
+
+	$units = $most + int rand 2 if $most;
+	return ($user, $metric, $units);
+}
+
 sub do_consume
 {
-	my ($user, $metric, $units, $key) = (any_user(), any_metric(), some_units(), random_key());
+	my ($user, $metric, $units) = some_request();
+	my $key = random_key();
 
 	described('consume', $user, $metric, amount($units), $key);
 	my @values = ($user, $metric, amount($units), $key);
@@ -99,7 +110,7 @@ sub do_consume_up_to
 
 sub do_check
 {
-	my ($user, $metric, $units) = (any_user(), any_metric(), some_units());
+	my ($user, $metric, $units) = some_request();
 
 	described('check', $user, $metric, amount($units));
 	my $rows = must('SELECT * FROM quota.check_quota($1, $2, $3::numeric)', $user, $metric, amount($units));
@@ -148,7 +159,8 @@ sub do_batch
 
 sub do_reserve
 {
-	my ($user, $metric, $units, $key) = (any_user(), any_metric(), some_units(), random_key());
+	my ($user, $metric, $units) = some_request();
+	my $key = random_key();
 	my $ttl = one_of(1, 5, 60, 300, 900, 3600, 86400);
 
 	described('reserve', $user, $metric, amount($units), "$ttl s", $key);
@@ -463,19 +475,23 @@ my %weight = (
 delete @weight{ split /,/, $ENV{QUOTA_MODEL_WITHOUT} // '' };
 my @choice = map { (main->can("do_$_")) x $weight{$_} } sort keys %weight;
 
-# Mostly a little, now and then into another period; or exactly to the end of a hold
-# or a bonus, or just short of it
+# Mostly a little, now and then into another period; or exactly to where something
+# ends, or just short of it, and then everybody is asked what remains
 sub move_clock
 {
 	my $now = $model->{now};
-	my @ends = grep { defined $_ && $_ > $now } (map { $_->{expires} } values %{ $model->{hold} }, values %{ $model->{bonus} });
 	my $dice = rand;
 
 	return if $dice < 0.3 && !delete $world{hurry};
-	$now += $dice < 0.8 ? (1 + int rand 20) * SECOND : $dice < 0.92 ? int rand 900 * SECOND :
-	  $dice < 0.96 ? int rand 6 * 3600 * SECOND : $dice < 0.97 ? int rand 4 * 86400 * SECOND : 0;
-	$now = max($now + 1, min(@ends) - int rand 2) if $dice >= 0.97 && @ends;
-	set_clock($now);
+	if ($dice < 0.96)
+	{
+		$now += $dice < 0.8 ? (1 + int rand 20) * SECOND : $dice < 0.9 ? int rand 900 * SECOND :
+		  $dice < 0.95 ? int rand 6 * 3600 * SECOND : int rand 4 * 86400 * SECOND;
+		return set_clock($now);
+	}
+	my @ends = sort { $a <=> $b } grep { $_ > $now + 1 } $model->ends;
+	set_clock($ends[ rand min(3, scalar @ends) ] - int rand 2) if @ends;
+	compare_remaining();
 	return;
 }
 
@@ -488,8 +504,8 @@ sub run_world
 	foreach my $step (1 .. $world_steps)
 	{
 		$world{step} = $step;
-		move_clock();
 		eval {
+			move_clock();
 			my @touched = grep { defined } one_of(@choice)->();
 			my %touched = map { $_ => 1 } @touched;
 			compare_state([ sort keys %touched ], [ one_of(@touched) // () ]);

@@ -16,7 +16,7 @@ use Time::Local qw(timegm);
 our @EXPORT = qw($model %world @log @problems UNIT SECOND
   connect_to call must units amount instant seconds subject_list shown same
   chance one_of some_units any_user any_metric any_counter set_clock new_world
-  problem compare_answer compare_retry compare_error compare_state compare_all limits_shown);
+  problem compare_answer compare_retry compare_error compare_state compare_all compare_remaining limits_shown);
 
 use constant {
 	UNIT => 1_000_000,			# in the model's amounts
@@ -421,10 +421,16 @@ sub limits_shown
 	} qw(calls tokens seats);
 }
 
-# For all subjects, and what remains to them
+# For all subjects, with what remains to them
 sub compare_all
 {
 	compare_state($world{users}, $world{users});
+	return compare_remaining();
+}
+
+# What everybody is told that remains
+sub compare_remaining
+{
 	foreach my $user (@{ $world{users} })
 	{
 		foreach my $metric (qw(calls tokens seats))
