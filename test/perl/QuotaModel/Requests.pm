@@ -203,8 +203,9 @@ sub give_back
 		push @{ $back->{lines} }, [ $line->[0], $take ];
 		$rest -= $take;
 	}
-	$self->move({ record => $r, rates => [ map { $_->{record} } grep { !$_->{allowance} } @{ $level->{windows} } ] },
-		'used', $back, -1);
+	# a window that has counted less was not limited when these units came
+	my @rates = grep { $_->{used} >= $units } map { $_->{record} } grep { !$_->{allowance} } @{ $level->{windows} };
+	$self->move({ record => $r, rates => \@rates }, 'used', $back, -1);
 	return $back;
 }
 
@@ -224,10 +225,11 @@ sub release
 {
 	my ($self, $user, $metric, $amount) = @_;
 	my @levels = $self->levels($user, $metric);
-	my $r = $self->{current}{$user}{$metric}{lifetime};
+	my $accounts = $self->{current}{$user}{$metric} // {};
+	my %had = (user => $user, metric => $metric,
+		windows => [ map { +{ record => $_, allowance => $_->{period} eq 'lifetime' } } values %$accounts ]);
 
-	unshift @levels, { user => $user, metric => $metric, windows => [ { record => $r, allowance => 1 } ] }
-	  if $r && $r->{used} + $r->{bonus_used} + $r->{overage} > 0 && !$self->windows($user, $metric);
+	unshift @levels, \%had if $accounts->{lifetime} && in_use(\%had) > 0 && !$self->windows($user, $metric);
 	return given_back(0) unless @levels;
 	my $units = min($amount, in_use($levels[0]));
 

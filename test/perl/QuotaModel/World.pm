@@ -131,8 +131,8 @@ sub random_limits
 
 	foreach my $period (@{ $world{periods}{$metric} })
 	{
-		next if chance(0.15);
 		my $longest = $period eq $world{periods}{$metric}[-1];
+		next if chance(0.15) && !($metric eq 'seats' && $longest);
 		my %limit = (
 			mode => one_of(qw(hard hard soft soft shadow)),
 			limit => chance(0.12) ? undef : one_of(4, 7.5, 10, 15, 20, 30) * UNIT * ($longest ? 1 + int rand 2 : 1),
@@ -167,7 +167,7 @@ sub new_world
 	$world{periods} = {
 		calls => [ (grep { chance(0.5) } qw(minute hour)), one_of(qw(day week month lifetime)) ],
 		tokens => [ (chance(0.3) ? 'hour' : ()), one_of(qw(day month)) ],
-		seats => ['lifetime'] };
+		seats => [ (chance(0.3) ? 'day' : ()), 'lifetime' ] };
 	$world{price} = { map { $_ => one_of(0, 25, 100, 133) } qw(calls tokens seats) };
 	my %anchored = map { $_ => chance(0.4) } qw(calls tokens);
 	$anchored{$_} &&= !grep { $_ eq 'month' } @{ $world{periods}{$_} } foreach keys %anchored;
