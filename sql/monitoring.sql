@@ -40,10 +40,18 @@ BEGIN
 	CROSS JOIN LATERAL (SELECT greatest(v_now, a.period_start)) AS n (now)
 	JOIN quota.metrics m ON m.metric = a.metric
 	LEFT JOIN quota.subscriptions s ON s.user_id = a.user_id
+	-- a member without a plan of its own has no limits, not those of the default plan
+	CROSS JOIN LATERAL (
+		SELECT CASE
+			WHEN s.user_id IS NULL THEN v_default_plan
+			WHEN s.pending_at <= n.now THEN s.pending_plan
+			ELSE s.plan
+		END
+	) AS c (plan)
 	LEFT JOIN quota.plan_limits pl
-		ON pl.plan = coalesce(s.plan, v_default_plan) AND pl.metric = a.metric AND pl.period = a.period
+		ON pl.plan = c.plan AND pl.metric = a.metric AND pl.period = a.period
 	LEFT JOIN allowance al
-		ON al.plan = coalesce(s.plan, v_default_plan) AND al.metric = a.metric
+		ON al.plan = c.plan AND al.metric = a.metric
 	LEFT JOIN quota.limit_overrides exact
 		ON exact.user_id = a.user_id AND exact.metric = a.metric AND exact.period = a.period
 		AND (exact.expires_at IS NULL OR exact.expires_at > n.now)
@@ -62,6 +70,8 @@ BEGIN
 	WHERE (a.period_end IS NULL OR a.period_end > n.now)
 		-- what was counted before the metric changed its kind is over
 		AND (a.period_end IS NULL) = (m.kind <> 'counter' OR a.period = 'lifetime')
+		-- the units of a sliding window, or of a rate, belong to no period
+		AND coalesce(pl.algorithm, 'fixed') = 'fixed'
 		AND a.used > 0
 		AND 100 * a.used >= p_threshold_percent * l.limit_amount
 		AND (l.limit_amount > 0 OR p_threshold_percent <= 100)
@@ -69,7 +79,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota.get_users_near_quota_limit(numeric) IS
-'Accounts that have used at least this percentage of their limit in the current period, highest first; bonuses are not looked at, unlimited never appears';
+'Accounts that have used at least this percentage of their limit in the current period, highest first; bonuses and overage are not looked at; unlimited, sliding and gcra limits never appear';
 
 -- The counters against the ledger ------------------------------------------------
 
@@ -91,24 +101,36 @@ BEGIN
 	RETURN QUERY
 	-- every period of every account, closed ones included
 	WITH periods AS (
-		SELECT t.user_id, t.metric, t.period, t.period_start, t.period_end, t.used, t.bonus_used
+		SELECT t.user_id, t.metric, t.period, t.period_start, t.period_end,
+			t.used, t.bonus_used, t.overage, t.cost, t.held, t.held_cost
 		FROM quota.usage_tracking t
 		WHERE p_user_id IS NULL OR t.user_id = p_user_id
 		UNION ALL
-		SELECT h.user_id, h.metric, h.period, h.period_start, h.period_end, h.used, h.bonus_used
+		SELECT h.user_id, h.metric, h.period, h.period_start, h.period_end,
+			h.used, h.bonus_used, h.overage, h.cost, h.held, h.held_cost
 		FROM quota.usage_history h
 		WHERE p_user_id IS NULL OR h.user_id = p_user_id
 	),
-	-- what each event added to each of its windows
-	charges AS (
-		SELECT e.user_id, e.metric, e.period, e.created_at, e.amount - e.bonus_used AS used, e.bonus_used
+	events AS (
+		SELECT e.id, e.user_id, e.metric, e.kind, e.period, e.rate_periods, e.refers_to,
+			coalesce(e.effective_at, e.created_at) AS at, e.amount, e.bonus_used, e.overage, e.cost,
+			coalesce(e.held, 0) AS held, coalesce(e.held_bonus, 0) AS held_bonus,
+			coalesce(e.held_overage, 0) AS held_overage, coalesce(e.held_cost, 0) AS held_cost
 		FROM quota.usage_events e
 		WHERE p_user_id IS NULL OR e.user_id = p_user_id
+	),
+	-- What each event moved in each of its windows: its parts in the allowance, all
+	-- of its units in the others
+	moves AS (
+		SELECT e.user_id, e.metric, e.period, e.at,
+			e.amount - e.bonus_used - e.overage AS used, e.bonus_used, e.overage, e.cost,
+			e.held - e.held_bonus - e.held_overage AS held, e.held_cost
+		FROM events e
 		UNION ALL
-		SELECT e.user_id, e.metric, w.period, e.created_at, e.amount, 0
-		FROM quota.usage_events e
+		SELECT e.user_id, e.metric, w.period, e.at, e.amount, 0, 0, 0, e.held, 0
+		FROM events e
 		CROSS JOIN unnest(e.rate_periods) AS w (period)
-		WHERE (p_user_id IS NULL OR e.user_id = p_user_id) AND e.rate_periods IS NOT NULL
+		WHERE e.rate_periods IS NOT NULL
 	),
 	-- what was taken by the subject's events or from its bonuses
 	allocations AS (
@@ -126,78 +148,115 @@ BEGIN
 		JOIN quota.bonus_allocations x ON x.bonus_id = b.id
 		WHERE b.user_id = p_user_id
 	),
-	-- Both in one line of time, cut wherever a period ends or starts: a charge
+	-- Both in one line of time, cut wherever a period ends or starts: a move
 	-- belongs to the piece that it lies in.  A join by range would compare every
-	-- charge of an account with every period of it.
+	-- move of an account with every period of it.
 	line AS (
 		SELECT m.*, count(*) FILTER (WHERE m.place < 3)
 			OVER (PARTITION BY m.user_id, m.metric, m.period ORDER BY m.at, m.place
 				ROWS UNBOUNDED PRECEDING) AS piece
 		FROM (
 			SELECT p.user_id, p.metric, p.period, p.period_end AS at, 1 AS place,
-				NULL::numeric AS used, NULL::numeric AS bonus_used
+				NULL::numeric AS used, NULL::numeric AS bonus_used, NULL::numeric AS overage,
+				NULL::numeric AS cost, NULL::numeric AS held, NULL::numeric AS held_cost
 			FROM periods p
 			WHERE p.period_end IS NOT NULL
 			UNION ALL
-			SELECT p.user_id, p.metric, p.period, p.period_start, 2, p.used, p.bonus_used
+			SELECT p.user_id, p.metric, p.period, p.period_start, 2,
+				p.used, p.bonus_used, p.overage, p.cost, p.held, p.held_cost
 			FROM periods p
 			UNION ALL
-			SELECT c.user_id, c.metric, c.period, c.created_at, 3, c.used, c.bonus_used
-			FROM charges c
+			SELECT c.user_id, c.metric, c.period, c.at, 3,
+				c.used, c.bonus_used, c.overage, c.cost, c.held, c.held_cost
+			FROM moves c
 		) AS m
 	),
-	-- a piece without a start lies outside all periods
+	-- A piece without a start lies outside all periods.  Where it has one, that row
+	-- is what is recorded; the others are what is expected.
 	sums AS (
 		SELECT l.user_id, l.metric, l.period,
 			max(l.at) FILTER (WHERE l.place = 2) AS period_start,
 			max(l.used) FILTER (WHERE l.place = 2) AS used,
 			max(l.bonus_used) FILTER (WHERE l.place = 2) AS bonus_used,
-			coalesce(sum(l.used) FILTER (WHERE l.place = 3), 0) AS charged,
-			coalesce(sum(l.bonus_used) FILTER (WHERE l.place = 3), 0) AS bonus_charged
+			max(l.overage) FILTER (WHERE l.place = 2) AS overage,
+			max(l.cost) FILTER (WHERE l.place = 2) AS cost,
+			max(l.held) FILTER (WHERE l.place = 2) AS held,
+			max(l.held_cost) FILTER (WHERE l.place = 2) AS held_cost,
+			coalesce(sum(l.used) FILTER (WHERE l.place = 3), 0) AS moved_used,
+			coalesce(sum(l.bonus_used) FILTER (WHERE l.place = 3), 0) AS moved_bonus_used,
+			coalesce(sum(l.overage) FILTER (WHERE l.place = 3), 0) AS moved_overage,
+			coalesce(sum(l.cost) FILTER (WHERE l.place = 3), 0) AS moved_cost,
+			coalesce(sum(l.held) FILTER (WHERE l.place = 3), 0) AS moved_held,
+			coalesce(sum(l.held_cost) FILTER (WHERE l.place = 3), 0) AS moved_held_cost
 		FROM line l
 		GROUP BY l.user_id, l.metric, l.period, l.piece
 	)
 	SELECT s.user_id, s.metric, s.period, s.period_start, c.counter, c.recorded, c.expected
 	FROM sums s
 	CROSS JOIN LATERAL (VALUES
-		('used' COLLATE "C", s.used, s.charged),
-		('bonus_used', s.bonus_used, s.bonus_charged)
+		('used' COLLATE "C", s.used, s.moved_used),
+		('bonus_used', s.bonus_used, s.moved_bonus_used),
+		('overage', s.overage, s.moved_overage),
+		('cost', s.cost, s.moved_cost),
+		('held', s.held, s.moved_held),
+		('held_cost', s.held_cost, s.moved_held_cost)
 	) AS c (counter, recorded, expected)
 	WHERE coalesce(c.recorded, 0) <> c.expected
-
-	-- nothing can be held or granted beyond the limit yet
-	UNION ALL
-	SELECT t.user_id, t.metric, t.period, t.period_start, c.counter, c.recorded, 0
-	FROM quota.usage_tracking t
-	CROSS JOIN LATERAL (VALUES ('held' COLLATE "C", t.held), ('overage', t.overage)) AS c (counter, recorded)
-	WHERE (p_user_id IS NULL OR t.user_id = p_user_id) AND c.recorded <> 0
-
-	UNION ALL
-	SELECT h.user_id, h.metric, h.period, h.period_start, 'overage' COLLATE "C", h.overage, 0
-	FROM quota.usage_history h
-	WHERE (p_user_id IS NULL OR h.user_id = p_user_id) AND h.overage <> 0
 
 	-- Each bonus against its lines, and each event.  What a line names may be gone.
 	UNION ALL
 	SELECT coalesce(b.user_id, e.user_id), coalesce(b.metric, e.metric), NULL, NULL,
-		('bonus ' || coalesce(b.id, x.bonus_id)) COLLATE "C", b.used_amount, coalesce(x.amount, 0)
+		('bonus ' || coalesce(b.id, x.bonus_id) || c.counter) COLLATE "C", c.recorded, c.expected
 	FROM (SELECT * FROM quota.user_bonuses WHERE p_user_id IS NULL OR user_bonuses.user_id = p_user_id) AS b
-	FULL JOIN (SELECT a.bonus_id, sum(a.amount) AS amount, (array_agg(a.event_id))[1] AS event_id
+	FULL JOIN (SELECT a.bonus_id, sum(a.amount) AS amount, sum(a.held) AS held, (array_agg(a.event_id))[1] AS event_id
 		FROM allocations a GROUP BY a.bonus_id) AS x ON x.bonus_id = b.id
+	LEFT JOIN (SELECT g.from_bonus_id, sum(g.amount) AS amount
+		FROM quota.gift_lines g
+		WHERE p_user_id IS NULL
+			OR g.from_bonus_id IN (SELECT o.id FROM quota.user_bonuses o WHERE o.user_id = p_user_id)
+		GROUP BY g.from_bonus_id) AS given ON given.from_bonus_id = b.id
 	LEFT JOIN quota.usage_events e ON e.id = x.event_id
-	WHERE b.used_amount IS DISTINCT FROM coalesce(x.amount, 0)
+	CROSS JOIN LATERAL (VALUES
+		('', b.used_amount, coalesce(x.amount, 0)),
+		-- one that is gone is told once
+		(' held', CASE WHEN b.id IS NULL THEN coalesce(x.held, 0) ELSE b.held_amount END, coalesce(x.held, 0)),
+		(' given', coalesce(b.given_amount, 0), coalesce(given.amount, 0))
+	) AS c (counter, recorded, expected)
+	WHERE c.recorded IS DISTINCT FROM c.expected
 
 	UNION ALL
 	SELECT coalesce(e.user_id, b.user_id), coalesce(e.metric, b.metric), e.period, NULL,
-		('event ' || coalesce(e.id, x.event_id)) COLLATE "C", e.bonus_used, coalesce(x.amount, 0)
-	FROM (SELECT * FROM quota.usage_events WHERE p_user_id IS NULL OR usage_events.user_id = p_user_id) AS e
-	FULL JOIN (SELECT a.event_id, sum(a.amount) AS amount, (array_agg(a.bonus_id))[1] AS bonus_id
+		('event ' || coalesce(e.id, x.event_id) || c.counter) COLLATE "C", c.recorded, c.expected
+	FROM events e
+	FULL JOIN (SELECT a.event_id, sum(a.amount) AS amount, sum(a.held) AS held, (array_agg(a.bonus_id))[1] AS bonus_id
 		FROM allocations a GROUP BY a.event_id) AS x ON x.event_id = e.id
 	LEFT JOIN quota.user_bonuses b ON b.id = x.bonus_id
-	WHERE e.bonus_used IS DISTINCT FROM coalesce(x.amount, 0)
+	CROSS JOIN LATERAL (VALUES
+		('', e.bonus_used, coalesce(x.amount, 0)),
+		(' held', CASE WHEN e.id IS NULL THEN coalesce(x.held, 0) ELSE e.held_bonus END, coalesce(x.held, 0))
+	) AS c (counter, recorded, expected)
+	WHERE c.recorded IS DISTINCT FROM c.expected
+
+	-- A reservation is resolved once and then holds nothing; no more is refunded
+	-- than there was.
+	UNION ALL
+	SELECT o.user_id, o.metric, o.period, NULL, ('event ' || o.id || c.counter) COLLATE "C", c.recorded, c.expected
+	FROM (SELECT e.id, e.user_id, e.metric, e.period, e.held, e.amount,
+			count(*) FILTER (WHERE r.kind <> 'refund') AS resolutions,
+			sum(r.held) AS returned, coalesce(-sum(r.amount) FILTER (WHERE r.kind = 'refund'), 0) AS refunded
+		FROM events e
+		JOIN events r ON r.refers_to = e.id AND r.user_id = e.user_id AND r.metric = e.metric
+		WHERE r.kind IN ('settle', 'cancel', 'expire', 'refund')
+		GROUP BY e.id, e.user_id, e.metric, e.period, e.held, e.amount) AS o
+	CROSS JOIN LATERAL (VALUES
+		(' resolutions', o.resolutions::numeric, least(o.resolutions, 1)::numeric),
+		(' returned', -o.returned, CASE WHEN o.resolutions = 0 THEN -o.returned ELSE o.held END),
+		(' refunded', o.refunded, least(o.refunded, greatest(o.amount, 0)))
+	) AS c (counter, recorded, expected)
+	WHERE c.recorded <> c.expected
 
 	ORDER BY 1, 2, 3, 4, 5;
 END
 $$;
 COMMENT ON FUNCTION quota.verify_ledger(uuid) IS
-'Every counter that differs from the sum of its entries, of one subject or of all; recorded is NULL where entries belong to no account, bonus or event; empty = sound';
+'Every counter that differs from the sum of its entries, of one subject or of all, and every event that was undone or completed by more than there was of it; recorded is NULL where entries belong to no account, bonus or event; empty = sound';

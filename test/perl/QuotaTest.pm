@@ -195,39 +195,115 @@ sub is_sound
 		'', "$name: verify_ledger() is empty");
 	is($node->safe_psql($database, <<'END'), '', "$name: nothing is lost or invented");
 WITH counted AS (
-	SELECT user_id, metric, period, sum(used + bonus_used) AS units, sum(bonus_used) AS bonus_units
-	FROM (SELECT user_id, metric, period, used, bonus_used FROM quota.usage_tracking
+	SELECT user_id, metric, period, sum(used + bonus_used + overage) AS units, sum(bonus_used) AS bonus_units,
+		sum(overage) AS overage, sum(cost) AS cost, sum(held) AS held, sum(held_cost) AS held_cost
+	FROM (SELECT user_id, metric, period, used, bonus_used, overage, cost, held, held_cost FROM quota.usage_tracking
 		UNION ALL
-		SELECT user_id, metric, period, used, bonus_used FROM quota.usage_history) AS account
+		SELECT user_id, metric, period, used, bonus_used, overage, cost, held, held_cost FROM quota.usage_history) AS account
 	GROUP BY 1, 2, 3
-), charged AS (
+), moved AS (
 	SELECT e.user_id, e.metric, w.period, sum(e.amount) AS units,
-		coalesce(sum(e.bonus_used) FILTER (WHERE w.period = e.period), 0) AS bonus_units
+		coalesce(sum(e.bonus_used) FILTER (WHERE w.allowance), 0) AS bonus_units,
+		coalesce(sum(e.overage) FILTER (WHERE w.allowance), 0) AS overage,
+		coalesce(sum(e.cost) FILTER (WHERE w.allowance), 0) AS cost,
+		coalesce(sum(e.held - CASE WHEN w.allowance THEN coalesce(e.held_bonus, 0) + coalesce(e.held_overage, 0) ELSE 0 END), 0) AS held,
+		coalesce(sum(e.held_cost) FILTER (WHERE w.allowance), 0) AS held_cost
 	FROM quota.usage_events e
-	CROSS JOIN unnest(e.rate_periods || e.period) AS w (period)
+	CROSS JOIN LATERAL (SELECT e.period, true UNION ALL SELECT unnest(e.rate_periods), false) AS w (period, allowance)
 	GROUP BY 1, 2, 3
+), resolved AS (
+	SELECT e.id, e.refers_to, count(r.id) AS n, count(r.id) FILTER (WHERE r.kind <> 'expire') AS ended, e.held, e.held_bonus, e.held_overage, e.held_cost,
+		sum(r.held) AS returned, sum(r.held_bonus) AS returned_bonus, sum(r.held_overage) AS returned_overage,
+		sum(r.held_cost) AS returned_cost, e.user_id, e.metric
+	FROM quota.usage_events e
+	LEFT JOIN quota.usage_events r ON r.refers_to = e.id AND r.kind IN ('settle', 'cancel', 'expire')
+	WHERE e.kind = 'reserve'
+	GROUP BY e.id
 )
 SELECT 'account', user_id, metric, period, c.units, e.units, c.bonus_units, e.bonus_units
-FROM counted c FULL JOIN charged e USING (user_id, metric, period)
+FROM counted c FULL JOIN moved e USING (user_id, metric, period)
 WHERE coalesce(c.units, 0) <> coalesce(e.units, 0)
 	OR coalesce(c.bonus_units, 0) <> coalesce(e.bonus_units, 0)
 UNION ALL
-SELECT 'bonus', b.user_id, b.metric, b.id::text, b.amount, b.used_amount, sum(a.amount), NULL
+SELECT 'account''s overage', user_id, metric, period, c.overage, e.overage, c.cost, e.cost
+FROM counted c FULL JOIN moved e USING (user_id, metric, period)
+WHERE coalesce(c.overage, 0) <> coalesce(e.overage, 0) OR coalesce(c.cost, 0) <> coalesce(e.cost, 0)
+UNION ALL
+SELECT 'account''s holds', user_id, metric, period, c.held, e.held, c.held_cost, e.held_cost
+FROM counted c FULL JOIN moved e USING (user_id, metric, period)
+WHERE coalesce(c.held, 0) <> coalesce(e.held, 0) OR coalesce(c.held_cost, 0) <> coalesce(e.held_cost, 0)
+UNION ALL
+SELECT 'negative', user_id, metric, period, used, bonus_used, overage, held
+FROM (SELECT user_id, metric, period, used, bonus_used, overage, cost, held, held_cost FROM quota.usage_tracking
+	UNION ALL
+	SELECT user_id, metric, period, used, bonus_used, overage, cost, held, held_cost FROM quota.usage_history) AS account
+WHERE least(used, bonus_used, overage, cost, held, held_cost) < 0
+UNION ALL
+SELECT 'bonus', b.user_id, b.metric, b.id::text, b.used_amount, sum(a.amount), b.held_amount, sum(a.held)
 FROM quota.user_bonuses b LEFT JOIN quota.bonus_allocations a ON a.bonus_id = b.id
 GROUP BY b.id
-HAVING b.used_amount <> coalesce(sum(a.amount), 0) OR b.used_amount NOT BETWEEN 0 AND b.amount
+HAVING b.used_amount <> coalesce(sum(a.amount), 0) OR b.held_amount <> coalesce(sum(a.held), 0)
+	OR least(b.used_amount, b.held_amount, b.given_amount) < 0
+	OR b.used_amount + b.held_amount + b.given_amount > b.amount
 UNION ALL
+SELECT 'bonus given away', b.user_id, b.metric, b.id::text, b.given_amount, sum(g.amount), NULL, NULL
+FROM quota.user_bonuses b LEFT JOIN quota.gift_lines g ON g.from_bonus_id = b.id
+GROUP BY b.id
+HAVING b.given_amount <> coalesce(sum(g.amount), 0)
+UNION ALL
+SELECT 'gift', g.from_user_id, g.metric, g.id::text, g.amount, sum(l.amount), sum(b.amount), NULL
+FROM quota.gifts g
+LEFT JOIN quota.gift_lines l ON l.gift_id = g.id
+LEFT JOIN quota.user_bonuses b ON b.id = l.to_bonus_id AND b.user_id = g.to_user_id AND b.amount = l.amount
+GROUP BY g.id
+HAVING g.amount IS DISTINCT FROM sum(l.amount) OR g.amount IS DISTINCT FROM sum(b.amount)
+UNION ALL
+SELECT 'event''s bonuses', e.user_id, e.metric, e.id::text, e.bonus_used, sum(a.amount), e.held_bonus, sum(a.held)
+FROM quota.usage_events e LEFT JOIN quota.bonus_allocations a ON a.event_id = e.id
+GROUP BY e.id
+HAVING e.bonus_used <> coalesce(sum(a.amount), 0) OR coalesce(e.held_bonus, 0) <> coalesce(sum(a.held), 0)
+UNION ALL
+SELECT 'reservation resolved more than once', user_id, metric, id::text, n, held, returned, NULL
+FROM resolved WHERE n > 1
+UNION ALL
+SELECT 'reservation not given back', user_id, metric, id::text, held, returned, held_bonus, returned_bonus
+FROM resolved
+WHERE n > 0 AND (held <> -returned OR coalesce(held_bonus, 0) <> -coalesce(returned_bonus, 0)
+	OR coalesce(held_overage, 0) <> -coalesce(returned_overage, 0) OR coalesce(held_cost, 0) <> -coalesce(returned_cost, 0))
+UNION ALL
+-- those that expired are written down by whoever comes by, subject by subject
+SELECT 'reservation ended for some of its subjects', a.user_id, a.metric, a.id::text, a.ended, b.ended, NULL, NULL
+FROM resolved a JOIN resolved b ON b.refers_to = a.id
+WHERE a.ended <> b.ended
+UNION ALL
+SELECT 'refunded more than it was', e.user_id, e.metric, e.id::text, e.amount, sum(r.amount), NULL, NULL
+FROM quota.usage_events e JOIN quota.usage_events r ON r.refers_to = e.id AND r.kind = 'refund' AND e.kind <> 'refund'
+GROUP BY e.id
+HAVING e.amount + sum(r.amount) < 0
+UNION ALL
+SELECT 'refers to nothing', e.user_id, e.metric, e.id::text, NULL, NULL, NULL, NULL
+FROM quota.usage_events e
+WHERE NOT EXISTS (SELECT FROM quota.usage_events o WHERE o.id = e.refers_to)
+	AND (e.refers_to IS NOT NULL OR e.kind IN ('settle', 'cancel', 'expire', 'refund'))
+UNION ALL
+-- one for each call, or each metric of a call, whatever the subject's parents were charged
 SELECT 'event without its audit row', e.user_id, e.metric, e.id::text, e.amount, count(a.id), NULL, NULL
 FROM quota.usage_events e
-LEFT JOIN quota.quota_audit_log a ON a.event_id = e.id AND a.reason <> 'replay'
-	AND a.success AND a.attempted_amount = e.amount AND a.user_id = e.user_id
+LEFT JOIN quota.usage_events o ON o.id = e.refers_to AND e.kind IN ('settle', 'cancel')
+LEFT JOIN quota.quota_audit_log a ON a.event_id = e.id AND a.reason <> 'replay' AND a.success
+	AND a.action = e.kind AND a.metric = e.metric
+	AND (e.kind NOT IN ('consume', 'reserve') OR a.attempted_amount = coalesce(e.requested, e.held, e.amount))
+WHERE e.kind IN ('consume', 'release', 'set_gauge', 'reserve', 'settle', 'cancel')
+	AND (e.refers_to IS NULL OR o.refers_to IS NULL AND o.id IS NOT NULL)
 GROUP BY e.id
 HAVING count(a.id) <> 1
 UNION ALL
 SELECT 'audit row without its event', a.user_id, a.metric, a.id::text, a.attempted_amount, NULL, NULL, NULL
 FROM quota.quota_audit_log a
-WHERE a.action = 'consume' AND a.success
+WHERE a.action IN ('consume', 'release', 'set_gauge', 'reserve', 'settle', 'cancel', 'refund') AND a.success
 	AND NOT EXISTS (SELECT FROM quota.usage_events e WHERE e.id = a.event_id)
+	-- where there is no limit there was nothing to give back
+	AND (a.action <> 'release' OR a.event_id IS NOT NULL)
 UNION ALL
 SELECT 'key used twice', user_id, metric, encode(key_hash, 'hex'), count(*), NULL, NULL, NULL
 FROM quota.usage_events WHERE key_hash IS NOT NULL

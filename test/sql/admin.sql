@@ -252,10 +252,10 @@ BEGIN;
 UPDATE usage_events SET created_at = '2026-04-05' WHERE user_id = :'eve' AND amount = 3;
 SELECT * FROM pg_temp.faults(:'eve');
 ROLLBACK;
--- what nothing can have moved yet
+-- what holds nothing, and was never granted beyond the limit
 BEGIN;
-UPDATE usage_tracking SET held = 3, overage = 5 WHERE user_id = :'eve' AND metric = 'admin_bonus';
-UPDATE usage_history SET overage = 1 WHERE user_id = :'eve' AND period = 'minute';
+UPDATE usage_tracking SET held = 3, overage = 5, cost = 7, held_cost = 2 WHERE user_id = :'eve' AND metric = 'admin_bonus';
+UPDATE usage_history SET overage = 1, held = 4 WHERE user_id = :'eve' AND period = 'minute';
 SELECT * FROM pg_temp.faults(:'eve');
 ROLLBACK;
 -- a bonus that is gone, also where all are looked at; an allocation of nothing

@@ -152,7 +152,7 @@ SKIP:
 	}
 	my $packages = "gcc make libc6-dev postgresql-$major postgresql-server-dev-$major";
 	foreach my $case ([ 'demo', $packages ],
-		[ 'test', "$packages libipc-run-perl pgbouncer postgresql-$major-pgtap libtap-parser-sourcehandler-pgtap-perl" ])
+		[ 'test', "$packages libipc-run-perl pgbouncer postgresql-$major-pgtap libtap-parser-sourcehandler-pgtap-perl libdbd-pg-perl" ])
 	{
 		my ($name, $run) = ("$case->[0] without packages", script($case->[0], [ '--pg', $major ], path => $bin));
 		is($run->{status}, 1, "$name: exit status");
