@@ -385,7 +385,7 @@ BEGIN
 	-- no limit at all
 	IF b.rank IS NULL THEN
 		RETURN ROW(false, 0, NULL, 0, false, 'not_in_plan', p_subject.metric, NULL, 0, 0, 0, 0,
-				   NULL, NULL, NULL, NULL)::quota.outcome;
+				   NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL)::quota.outcome;
 	END IF;
 
 	RETURN ROW(v_allowed, b_room, b.limit_amount,
@@ -396,7 +396,8 @@ BEGIN
 					WHEN b.limit_amount = 0 AND b_room = 0 THEN 'not_in_plan'
 					ELSE 'quota_exceeded' END,
 			   p_subject.metric, b.period, b.used, p_bonus, 0, 0,
-			   b.period_start, b.period_end, b_retry, NULL)::quota.outcome;
+			   b.period_start, b.period_end, b_retry, NULL,
+			   p_user_id, CASE WHEN v_allowed THEN p_amount ELSE 0 END, NULL, NULL)::quota.outcome;
 END
 $$;
 
@@ -571,7 +572,8 @@ BEGIN
 				   AND (b.expires_at IS NULL OR b.expires_at > v_now);
 
 				v_out := ROW(true, v_room + v_bonus, v_limit, 0, false, 'ok', v_metric, v_period,
-							 v_used, v_bonus, 0, 0, v_start, v_end, NULL, quota.new_id(v_now))::quota.outcome;
+							 v_used, v_bonus, 0, 0, v_start, v_end, NULL, quota.new_id(v_now),
+							 p_user_id, p_amount, NULL, NULL)::quota.outcome;
 				WITH charge AS (
 					UPDATE quota.usage_tracking AS t
 					   SET used = v_used
@@ -632,6 +634,7 @@ BEGIN
 				v_out.allowed := false;
 				v_out.reason := 'idempotency_conflict';
 				v_out.bonus_used := 0;
+				v_out.granted := 0;
 				v_out.retry_after := NULL;
 			END IF;
 		END IF;

@@ -113,7 +113,8 @@ CREATE TEMP TABLE tally (what text PRIMARY KEY, times bigint NOT NULL);
 CREATE FUNCTION pg_temp.comparable(p_answer quota.outcome) RETURNS jsonb
 	LANGUAGE sql STABLE
 AS $$
-	SELECT to_jsonb(p_answer) || jsonb_build_object('event_id', (p_answer).event_id IS NOT NULL)
+	SELECT to_jsonb(p_answer) || jsonb_build_object('event_id', (p_answer).event_id IS NOT NULL,
+													'binding_user_id', (p_answer).binding_user_id IS NOT NULL)
 $$;
 
 CREATE FUNCTION pg_temp.count(p_what text) RETURNS void
