@@ -318,6 +318,10 @@ BEGIN
 		v_granted := true;
 		FOR i IN 1 .. cardinality(v_charges) LOOP
 			v_charges[i] := quota_reference.decide_charge(v_charges[i], p_kind, v_amounts[(v_charges[i]).item], v_now);
+			-- parents give back as much as the subject had to give back
+			IF p_kind = 'release' AND cardinality(((v_charges[i]).subject).accounts) > 0 THEN
+				v_amounts[1] := ((v_charges[i]).answer).granted;
+			END IF;
 		END LOOP;
 		FOR v_item IN 1 .. cardinality(p_metrics) LOOP
 			v_levels := quota_reference.charged(v_charges, v_item);
@@ -407,7 +411,9 @@ BEGIN
 			FOR j IN 1 .. cardinality(v_levels) LOOP
 				PERFORM quota_reference.write_due((v_levels[j]).subject, NULL, v_now);
 				PERFORM quota_reference.enter_charge(v_levels[j], p_kind, v_id, v_main,
-					CASE WHEN p_kind = 'set_gauge' THEN v_amounts[i] ELSE v_asked[i] END, p_ttl,
+					CASE WHEN p_kind = 'set_gauge' THEN v_amounts[i]
+						 WHEN p_kind = 'release' AND j > 1 THEN ((v_levels[j - 1]).answer).granted
+						 ELSE v_asked[i] END, p_ttl,
 					CASE WHEN v_id = v_main THEN v_hashes[i] END, p_metadata, v_now);
 				v_id := quota.new_id(v_now);
 			END LOOP;
