@@ -84,8 +84,9 @@ BEGIN
 				   ELSE 3 END,
 			  remaining, a.rank
 	 LIMIT 1;
+	-- without a limit there is nothing that bonuses could extend
 	IF NOT FOUND THEN
-		RETURN ROW(true, 0, NULL, 0, false, 'ok', p_subject.metric, NULL, 0, v_bonus, 0, 0,
+		RETURN ROW(true, 0, NULL, 0, false, 'ok', p_subject.metric, NULL, 0, 0, 0, 0,
 				   NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL)::quota.outcome;
 	END IF;
 	RETURN ROW(true, r.remaining, r.limit_amount, 0, false, 'ok', p_subject.metric, r.period, r.used, v_bonus, 0, 0,
@@ -108,7 +109,6 @@ DECLARE
 BEGIN
 	IF cardinality(p_subject.accounts) = 0 THEN
 		v_out := quota_reference.state(p_subject, p_now);
-		v_out.bonus_remaining := 0;
 		v_out.allowed := false;
 		v_out.reason := 'not_in_plan';
 		RETURN v_out;

@@ -149,11 +149,9 @@ BEGIN
 	END IF;
 	c.answer := quota_reference.state(c.subject, p_now);
 	c.lines := '{}';
-	IF v_allowance IS NULL THEN
-		c.answer.bonus_remaining := 0;
-	ELSIF p_amount < 0 THEN
+	IF v_allowance IS NOT NULL AND p_amount < 0 THEN
 		c := quota_reference.give_back(c, v_allowance, -p_amount);
-	ELSE
+	ELSIF v_allowance IS NOT NULL THEN
 		c.answer.granted := p_amount;
 	END IF;
 END
@@ -278,6 +276,7 @@ DECLARE
 	e			quota.usage_events;
 	v_outs		quota.outcome[];
 	v_granted	boolean;
+	v_released	boolean;
 	v_answered	boolean;
 	v_locked	text[] := '{}';
 	v_created	text[] := '{}';
@@ -316,11 +315,13 @@ BEGIN
 		END IF;
 
 		v_granted := true;
+		v_released := false;
 		FOR i IN 1 .. cardinality(v_charges) LOOP
 			v_charges[i] := quota_reference.decide_charge(v_charges[i], p_kind, v_amounts[(v_charges[i]).item], v_now);
 			-- parents give back as much as the subject had to give back
-			IF p_kind = 'release' AND cardinality(((v_charges[i]).subject).accounts) > 0 THEN
+			IF p_kind = 'release' AND NOT v_released AND cardinality(((v_charges[i]).subject).accounts) > 0 THEN
 				v_amounts[1] := ((v_charges[i]).answer).granted;
+				v_released := true;
 			END IF;
 		END LOOP;
 		FOR v_item IN 1 .. cardinality(p_metrics) LOOP
@@ -411,8 +412,9 @@ BEGIN
 			FOR j IN 1 .. cardinality(v_levels) LOOP
 				PERFORM quota_reference.write_due((v_levels[j]).subject, NULL, v_now);
 				PERFORM quota_reference.enter_charge(v_levels[j], p_kind, v_id, v_main,
+					-- parents are asked for what the subject got
 					CASE WHEN p_kind = 'set_gauge' THEN v_amounts[i]
-						 WHEN p_kind = 'release' AND j > 1 THEN ((v_levels[j - 1]).answer).granted
+						 WHEN j > 1 THEN ((v_levels[1]).answer).granted
 						 ELSE v_asked[i] END, p_ttl,
 					CASE WHEN v_id = v_main THEN v_hashes[i] END, p_metadata, v_now);
 				v_id := quota.new_id(v_now);

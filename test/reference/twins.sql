@@ -11,7 +11,8 @@ AS $$
 	SELECT nr FROM twins WHERE p_user IN (engine, reference)
 $$;
 
--- All of an answer but the ids, which are compared in being there
+-- All of an answer but the ids, which are compared in being there.  Without a limit
+-- nobody promises what bonuses are told.
 CREATE FUNCTION pg_temp.comparable(p_answer quota.outcome) RETURNS jsonb
 	LANGUAGE sql STABLE
 AS $$
@@ -19,7 +20,8 @@ AS $$
 		   || jsonb_build_object('event_id', (p_answer).event_id IS NOT NULL,
 								 'reservation_id', (p_answer).reservation_id IS NOT NULL,
 								 'is_own_reservation', (p_answer).reservation_id = (p_answer).event_id,
-								 'binding_user_id', pg_temp.nr((p_answer).binding_user_id))
+								 'binding_user_id', pg_temp.nr((p_answer).binding_user_id),
+								 'bonus_remaining', CASE WHEN (p_answer).period IS NOT NULL THEN (p_answer).bonus_remaining END)
 $$;
 
 CREATE FUNCTION pg_temp.comparable(p_answers quota.outcome[]) RETURNS jsonb
@@ -77,17 +79,59 @@ AS $$
 	  FROM quota.usage_events AS e WHERE e.id = p_event_id
 $$;
 
--- Every row of one subject, without ids.  How long an account need not look for
--- lapsed holds is a bound, and up to each side.
+-- Reservations that nothing has ended, although they have expired by the latest
+-- time there was.  Each side may write that down when it comes across it.
+CREATE FUNCTION pg_temp.lapsed(p_user uuid) RETURNS SETOF quota.usage_events
+	LANGUAGE sql STABLE
+AS $$
+	SELECT e.* FROM quota.usage_events AS e
+	 WHERE e.user_id = p_user
+	   AND e.expires_at <= current_setting('oracle.latest')::timestamptz
+	   AND NOT EXISTS (SELECT FROM quota.usage_events AS r
+						WHERE r.refers_to = e.id AND r.kind IN ('settle', 'cancel', 'expire'))
+$$;
+
+-- What each period of each account of one subject holds, the current one and closed
+-- ones alike: a call that moves nothing in an account may leave it in a period
+-- that has ended.  How long one need not look for lapsed holds is a bound, and up
+-- to each side.
+CREATE FUNCTION pg_temp.periods(p_user uuid) RETURNS SETOF jsonb
+	LANGUAGE sql STABLE
+AS $$
+	SELECT to_jsonb(x)
+	  FROM (SELECT p.metric, p.period, p.period_start, p.period_end, p.used, p.bonus_used, p.overage, p.cost,
+				   p.held - l.held AS held, p.held_cost - l.cost AS held_cost,
+				   CASE WHEN p.period_end > current_setting('oracle.latest')::timestamptz THEN p.anchor END AS anchor
+			  FROM (SELECT metric, period, period_start, period_end, used, bonus_used, overage, cost, held, held_cost, anchor
+					  FROM quota.usage_tracking WHERE user_id = p_user
+					UNION ALL
+					SELECT metric, period, period_start, period_end, used, bonus_used, overage, cost, held, held_cost, NULL
+					  FROM quota.usage_history WHERE user_id = p_user) AS p
+			  CROSS JOIN LATERAL (
+					SELECT coalesce(sum(CASE WHEN e.period = p.period
+											 THEN e.held - coalesce(e.held_bonus, 0) - coalesce(e.held_overage, 0)
+											 ELSE e.held END), 0),
+						   coalesce(sum(e.held_cost) FILTER (WHERE e.period = p.period), 0)
+					  FROM pg_temp.lapsed(p_user) AS e
+					 WHERE (p.held <> 0 OR p.held_cost <> 0) AND e.metric = p.metric
+					   AND e.created_at >= p.period_start AND (e.created_at < p.period_end) IS NOT FALSE
+					   AND (e.period = p.period OR p.period = ANY (e.rate_periods))) AS l (held, cost)) AS x
+	 WHERE (x.used, x.bonus_used, x.overage, x.cost, x.held, x.held_cost) <> (0, 0, 0, 0, 0, 0)
+$$;
+
+-- Every row of one subject, without ids
 CREATE FUNCTION pg_temp.traces(p_user uuid) RETURNS TABLE (relation text, trace jsonb)
 	LANGUAGE sql STABLE
 AS $$
-	SELECT 'usage_tracking', to_jsonb(t) - ARRAY['user_id', 'holds_expire_at']
-	  FROM quota.usage_tracking AS t WHERE t.user_id = p_user
+	SELECT 'periods', x FROM pg_temp.periods(p_user) AS x
 	UNION ALL
-	SELECT 'usage_history', to_jsonb(h) - ARRAY['id', 'user_id'] FROM quota.usage_history AS h WHERE h.user_id = p_user
-	UNION ALL
-	SELECT 'user_bonuses', to_jsonb(b) - ARRAY['id', 'user_id'] FROM quota.user_bonuses AS b WHERE b.user_id = p_user
+	SELECT 'user_bonuses',
+		   to_jsonb(b) - ARRAY['id', 'user_id']
+		   || jsonb_build_object('held_amount', b.held_amount - coalesce((
+				SELECT sum(a.held) FROM pg_temp.lapsed(p_user) AS e
+				  JOIN quota.bonus_allocations AS a ON a.event_id = e.id AND a.bonus_id = b.id
+				 WHERE b.held_amount <> 0), 0))
+	  FROM quota.user_bonuses AS b WHERE b.user_id = p_user
 	UNION ALL
 	SELECT 'usage_events',
 		   to_jsonb(e) - ARRAY['id', 'user_id', 'key_hash', 'outcome', 'refers_to']
@@ -95,7 +139,7 @@ AS $$
 								 'refers_to', pg_temp.named(e.refers_to),
 								 'answer', CASE WHEN e.outcome IS NOT NULL THEN pg_temp.comparable(e.outcome) END,
 								 'is_in_answer', (e.outcome).event_id = e.id)
-	  FROM quota.usage_events AS e WHERE e.user_id = p_user
+	  FROM quota.usage_events AS e WHERE e.user_id = p_user AND e.kind <> 'expire'
 	UNION ALL
 	SELECT 'bonus_allocations',
 		   to_jsonb(a) - ARRAY['event_id', 'bonus_id']
@@ -103,7 +147,7 @@ AS $$
 	  FROM quota.bonus_allocations AS a
 	  JOIN quota.usage_events AS e ON e.id = a.event_id
 	  JOIN quota.user_bonuses AS b ON b.id = a.bonus_id
-	 WHERE e.user_id = p_user
+	 WHERE e.user_id = p_user AND e.kind <> 'expire'
 	UNION ALL
 	-- "waited" is for the engine only
 	SELECT 'quota_audit_log',

@@ -160,6 +160,7 @@ DECLARE
 	v_faults	numeric[] := ARRAY[NULL, 0, -1, 'NaN', 'Infinity', '-Infinity', 0.0000001, 1e18, 1e30, 1.0000000];
 	v_ttls		interval[] := ARRAY['1 second', '2 minutes', '10 minutes', '1 hour', '24 hours'];
 	v_clock		timestamptz := '2010-12-25 09:00:00+00';
+	v_latest	timestamptz := v_clock;
 	v_next		timestamptz;
 	v_sharp		boolean;
 	v_nr		integer;
@@ -189,7 +190,7 @@ DECLARE
 BEGIN
 	PERFORM setseed(v_seed);
 	PERFORM set_config('quota.default_plan', 'oracle_small', false);
-	PERFORM set_config('quota.test_clock', v_clock::text, false);
+	PERFORM set_config('quota.test_clock', v_clock::text, false), set_config('oracle.latest', v_clock::text, false);
 
 	FOR v_step IN 1 .. v_steps LOOP
 		-- time: mostly stands or creeps, at times leaps, at times steps back
@@ -241,7 +242,8 @@ BEGIN
 		END IF;
 		IF v_next IS NOT NULL THEN
 			v_clock := v_next;
-			PERFORM set_config('quota.test_clock', v_clock::text, false);
+			v_latest := greatest(v_latest, v_clock);
+			PERFORM set_config('quota.test_clock', v_clock::text, false), set_config('oracle.latest', v_latest::text, false);
 		ELSE
 			v_sharp := false;
 		END IF;
@@ -335,7 +337,7 @@ BEGIN
 
 		-- requests
 		v_op := CASE WHEN v_dice < 0.30 THEN 'check' WHEN v_dice < 0.33 THEN 'require' WHEN v_dice < 0.54 THEN 'consume'
-					 WHEN v_dice < 0.59 THEN 'up_to' WHEN v_dice < 0.63 THEN 'several' WHEN v_dice < 0.66 THEN 'batch'
+					 WHEN v_dice < 0.59 THEN 'up_to' WHEN v_dice < 0.66 THEN 'several'
 					 WHEN v_dice < 0.77 THEN 'reserve' WHEN v_dice < 0.84 THEN 'settle' WHEN v_dice < 0.87 THEN 'cancel'
 					 WHEN v_dice < 0.94 THEN 'refund' WHEN v_dice < 0.975 THEN 'release' ELSE 'set_gauge' END;
 		v_amount := v_amounts[1 + floor(random() * 11)];
@@ -399,14 +401,9 @@ BEGIN
 		IF (e.error, pg_temp.comparable(e.answers)) IS DISTINCT FROM (r.error, pg_temp.comparable(r.answers)) THEN
 			v_difference := 'the answers';
 		ELSIF v_op <> 'check' AND e.error IS NULL THEN
-			PERFORM FROM pg_temp.family(v_nr) AS w, LATERAL (
-				(SELECT to_jsonb(x) - ARRAY['user_id', 'holds_expire_at'] FROM quota.usage_tracking AS x WHERE x.user_id = w.engine
-				 EXCEPT
-				 SELECT to_jsonb(x) - ARRAY['user_id', 'holds_expire_at'] FROM quota.usage_tracking AS x WHERE x.user_id = w.reference)
-				UNION ALL
-				(SELECT to_jsonb(x) - ARRAY['user_id', 'holds_expire_at'] FROM quota.usage_tracking AS x WHERE x.user_id = w.reference
-				 EXCEPT
-				 SELECT to_jsonb(x) - ARRAY['user_id', 'holds_expire_at'] FROM quota.usage_tracking AS x WHERE x.user_id = w.engine)) AS d;
+			PERFORM FROM pg_temp.family(t.nr) AS w
+			  WHERE (SELECT jsonb_agg(x ORDER BY x) FROM pg_temp.periods(w.engine) AS x)
+					IS DISTINCT FROM (SELECT jsonb_agg(x ORDER BY x) FROM pg_temp.periods(w.reference) AS x);
 			IF FOUND THEN
 				v_difference := 'the accounts';
 			END IF;
@@ -467,6 +464,14 @@ $walk$;
 SELECT w.nr, d.* FROM twins AS w, pg_temp.differences(engine, reference) AS d;
 SELECT count(*) FROM twins, unnest(ARRAY[engine, reference]) AS u, quota.verify_ledger(u);
 
+-- ... most periods were closed at the same time, by the same limits ...
+SELECT count(*) FILTER (WHERE a.closed_at = b.closed_at) > 0.9 * count(*) AS at_the_same_time,
+	   count(*) FILTER (WHERE a.closed_at = b.closed_at AND a.limit_amount IS DISTINCT FROM b.limit_amount) AS by_other_limits
+  FROM twins AS w
+  JOIN quota.usage_history AS a ON a.user_id = w.engine
+  JOIN quota.usage_history AS b
+	ON b.user_id = w.reference AND (b.metric, b.period, b.period_start) = (a.metric, a.period, a.period_start);
+
 -- ... no hold ends before its accounts expect one to ...
 SELECT count(*)
   FROM quota.usage_events AS e
@@ -476,6 +481,21 @@ SELECT count(*)
  WHERE e.expires_at < coalesce(a.holds_expire_at, 'infinity')
    AND NOT EXISTS (SELECT FROM quota.usage_events AS r
 					WHERE r.refers_to = e.id AND r.kind IN ('settle', 'cancel', 'expire'));
+
+-- ... what expired let go of all that it held, not before its time ...
+SELECT count(*)
+  FROM quota.usage_events AS x
+  JOIN quota.usage_events AS e ON e.id = x.refers_to
+  JOIN twins AS w ON x.user_id IN (w.engine, w.reference)
+ WHERE x.kind = 'expire'
+   AND (ROW(x.user_id, x.metric, x.period, x.rate_periods, x.amount, x.bonus_used, x.overage, x.cost,
+			-x.held, -x.held_bonus, -x.held_overage, -x.held_cost, x.effective_at)
+		IS DISTINCT FROM ROW(e.user_id, e.metric, e.period, e.rate_periods, 0, 0, 0, 0,
+							 e.held, e.held_bonus, e.held_overage, e.held_cost, e.created_at)
+		OR x.created_at < e.expires_at
+		OR EXISTS (SELECT FROM (SELECT * FROM quota.bonus_allocations WHERE event_id = e.id) AS a
+					 FULL JOIN (SELECT * FROM quota.bonus_allocations WHERE event_id = x.id) AS b USING (bonus_id)
+					WHERE ROW(a.held, 0, a.ordinal) IS DISTINCT FROM ROW(-b.held, b.amount, b.ordinal)));
 
 -- ... and the walk has been everywhere.
 SELECT what, times > 0 AS occurred FROM (
