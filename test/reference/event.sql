@@ -379,6 +379,12 @@ BEGIN
 		e.cost := (c.answer).cost;
 		e.requested := nullif(-v_amount, e.amount);
 		e.metadata := p_metadata;
+		IF (c.subject).kind = 'gauge' THEN
+			SELECT array_agg(t.period ORDER BY t.period) INTO e.rate_periods
+			  FROM quota.usage_tracking AS t
+			 WHERE t.user_id = e.user_id AND t.metric = e.metric AND t.period = ANY (e.rate_periods)
+			   AND t.used + e.amount >= 0;
+		END IF;
 		PERFORM quota_reference.write_due(c.subject, c.event, v_now);
 		PERFORM quota_reference.enter(e, c.lines);
 	END LOOP;

@@ -221,7 +221,9 @@ BEGIN
 	e.user_id := (c.subject).user_id;
 	e.metric := (c.subject).metric;
 	e.kind := p_kind;
-	SELECT max(a.period) FILTER (WHERE a.rank = 1), array_agg(a.period ORDER BY a.period) FILTER (WHERE a.rank > 1)
+	-- a window that has less than a gauge gives back has never counted these units
+	SELECT max(a.period) FILTER (WHERE a.rank = 1),
+		   array_agg(a.period ORDER BY a.period) FILTER (WHERE a.rank > 1 AND a.used + v_out.granted >= 0)
 	  INTO e.period, e.rate_periods
 	  FROM unnest((c.subject).accounts) AS a;
 	e.key_hash := p_hash;

@@ -143,6 +143,8 @@ AS $$
 	UNION ALL
 	SELECT 'bonus_allocations',
 		   to_jsonb(a) - ARRAY['event_id', 'bonus_id']
+		   -- the order matters in what can be refunded
+		   - CASE WHEN e.kind IN ('consume', 'reserve', 'settle') THEN '' ELSE 'ordinal' END
 		   || jsonb_build_object('at', e.created_at, 'kind', e.kind, 'of', e.amount, 'granted_at', b.granted_at)
 	  FROM quota.bonus_allocations AS a
 	  JOIN quota.usage_events AS e ON e.id = a.event_id

@@ -347,8 +347,12 @@ BEGIN
 			v_key := format('key %s-%s', v_step / 500, floor(random() * 10));
 			v_amount := CASE WHEN random() < 0.8 THEN 1 + (ascii(right(v_key, 1)) % 3) ELSE v_amount END;
 		END IF;
-		IF v_op IN ('release', 'set_gauge') AND random() < 0.9 THEN
-			v_metric := 'oracle_seats';
+		IF v_op IN ('release', 'set_gauge') THEN
+			IF random() < 0.9 THEN
+				v_metric := 'oracle_seats';
+			ELSE
+				v_key := NULL;
+			END IF;
 		END IF;
 		v_ttl := v_ttls[1 + floor(random() * 5)];
 		SELECT * INTO u FROM twins WHERE nr = 1 + floor(random() * 12);
