@@ -241,6 +241,15 @@ BEGIN
 		v_out.cost := 0;
 		v_out.granted := 0;
 	END IF;
+	-- numbers are told without trailing zeros
+	v_out.remaining := trim_scale(v_out.remaining);
+	v_out.limit_amount := trim_scale(v_out.limit_amount);
+	v_out.used := trim_scale(v_out.used);
+	v_out.bonus_remaining := trim_scale(v_out.bonus_remaining);
+	v_out.bonus_used := trim_scale(v_out.bonus_used);
+	v_out.overage := trim_scale(v_out.overage);
+	v_out.cost := trim_scale(v_out.cost);
+	v_out.granted := trim_scale(v_out.granted);
 	RETURN v_out;
 END
 $$;

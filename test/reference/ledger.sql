@@ -82,13 +82,13 @@ CREATE FUNCTION quota_reference.move(
 AS $$
 BEGIN
 	UPDATE quota.usage_tracking AS t
-	   SET used = t.used + p_used, bonus_used = t.bonus_used + p_bonus_used, overage = t.overage + p_overage,
-		   cost = t.cost + p_cost, held = t.held + p_held, held_cost = t.held_cost + p_held_cost
+	   SET used = trim_scale(t.used + p_used), bonus_used = trim_scale(t.bonus_used + p_bonus_used), overage = trim_scale(t.overage + p_overage),
+		   cost = trim_scale(t.cost + p_cost), held = trim_scale(t.held + p_held), held_cost = trim_scale(t.held_cost + p_held_cost)
 	 WHERE t.user_id = p_user_id AND t.metric = p_metric AND t.period = p_period AND t.period_start <= p_at;
 	IF NOT FOUND THEN
 		UPDATE quota.usage_history AS h
-		   SET used = h.used + p_used, bonus_used = h.bonus_used + p_bonus_used, overage = h.overage + p_overage,
-			   cost = h.cost + p_cost, held = h.held + p_held, held_cost = h.held_cost + p_held_cost
+		   SET used = trim_scale(h.used + p_used), bonus_used = trim_scale(h.bonus_used + p_bonus_used), overage = trim_scale(h.overage + p_overage),
+			   cost = trim_scale(h.cost + p_cost), held = trim_scale(h.held + p_held), held_cost = trim_scale(h.held_cost + p_held_cost)
 		 WHERE h.user_id = p_user_id AND h.metric = p_metric AND h.period = p_period
 		   AND h.period_start <= p_at AND h.period_end > p_at;
 	END IF;
@@ -107,6 +107,17 @@ DECLARE
 	v_window	text;
 	v_found		boolean;
 BEGIN
+	-- without trailing zeros, as the library writes numbers
+	e.amount := trim_scale(e.amount);
+	e.bonus_used := trim_scale(e.bonus_used);
+	e.overage := trim_scale(e.overage);
+	e.cost := trim_scale(e.cost);
+	e.requested := trim_scale(e.requested);
+	e.held := trim_scale(e.held);
+	e.held_bonus := trim_scale(e.held_bonus);
+	e.held_overage := trim_scale(e.held_overage);
+	e.held_cost := trim_scale(e.held_cost);
+
 	v_found := quota_reference.move(e.user_id, e.metric, e.period, v_at,
 		e.amount - e.bonus_used - e.overage, e.bonus_used, e.overage, e.cost,
 		v_held - coalesce(e.held_bonus, 0) - coalesce(e.held_overage, 0), coalesce(e.held_cost, 0));
@@ -118,13 +129,13 @@ BEGIN
 	END IF;
 
 	UPDATE quota.user_bonuses AS b
-	   SET used_amount = b.used_amount + l.amount, held_amount = b.held_amount + l.held
+	   SET used_amount = trim_scale(b.used_amount + l.amount), held_amount = trim_scale(b.held_amount + l.held)
 	  FROM unnest(p_lines) AS l
 	 WHERE b.id = l.bonus_id;
 	INSERT INTO quota.usage_events SELECT (e).*;
 	-- units that go back to a bonus which cannot be used any more are lost
 	INSERT INTO quota.bonus_allocations (event_id, bonus_id, amount, held, ordinal, expired)
-	SELECT e.id, b.id, l.amount, l.held, l.place,
+	SELECT e.id, b.id, trim_scale(l.amount), trim_scale(l.held), l.place,
 		   l.amount + l.held < 0 AND (b.voided_at IS NOT NULL OR coalesce(b.expires_at <= e.created_at, false))
 	  FROM unnest(p_lines) WITH ORDINALITY AS l (bonus_id, amount, held, place)
 	  JOIN quota.user_bonuses AS b ON b.id = l.bonus_id;
@@ -330,7 +341,7 @@ BEGIN
 	END LOOP;
 	v_out := quota_reference.combine(v_outs);
 	-- all levels move the same, but a parent may have had less to give back
-	v_out.granted := (p_charges[1].answer).granted;
+	v_out.granted := trim_scale((p_charges[1].answer).granted);
 	RETURN v_out;
 END
 $$;
