@@ -1,8 +1,124 @@
 -- ---------------------------------------------------------------------------
--- For test/sql/oracle.sql: how twins are asked, and how they are compared
+-- For test/sql/oracle.sql: the plans, the twins, and how twins are compared
 --
--- Needs the temporary table twins (nr, engine, reference).
+-- A twin has the same number on both sides.  oracle.latest is the latest time that
+-- the clock has shown.
 -- ---------------------------------------------------------------------------
+
+-- What can be limited ---------------------------------------------------------
+
+INSERT INTO quota.metrics (metric, kind) VALUES
+	('oracle_calls', 'counter'), ('oracle_tokens', 'counter'), ('oracle_seats', 'gauge'),
+	('oracle_sso', 'feature'), ('oracle_other', 'counter');
+INSERT INTO quota.metric_aliases (alias, metric) VALUES ('oracle_call', 'oracle_calls');
+INSERT INTO quota.plans (plan) VALUES
+	('oracle_small'), ('oracle_wide'), ('oracle_equal'), ('oracle_odd'), ('oracle_open'), ('oracle_empty'),
+	('oracle_soft'), ('oracle_shadow'), ('oracle_team');
+INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, anchor) VALUES
+	-- one window each
+	('oracle_small', 'oracle_calls', 'month', 20, 'calendar'),
+	('oracle_small', 'oracle_tokens', 'day', 10.5, 'subscription'),
+	('oracle_small', 'oracle_seats', 'month', 5, 'calendar'),
+	('oracle_small', 'oracle_other', 'week', 0, 'calendar'),
+	-- several windows, all three anchors
+	('oracle_wide', 'oracle_calls', 'minute', 4, 'calendar'),
+	('oracle_wide', 'oracle_calls', 'day', 12, 'subscription'),
+	('oracle_wide', 'oracle_calls', 'month', 40, 'first_use'),
+	('oracle_wide', 'oracle_tokens', '5 minutes', 6.25, 'first_use'),
+	('oracle_wide', 'oracle_tokens', 'lifetime', 400, 'calendar'),
+	('oracle_wide', 'oracle_seats', 'lifetime', 8, 'calendar'),
+	('oracle_wide', 'oracle_seats', 'day', 6, 'first_use'),
+	('oracle_wide', 'oracle_sso', 'lifetime', NULL, 'calendar'),
+	('oracle_wide', 'oracle_other', 'month', 0, 'subscription'),
+	('oracle_wide', 'oracle_other', 'hour', 5, 'calendar'),
+	-- windows of equal length
+	('oracle_equal', 'oracle_calls', 'year', 50, 'subscription'),
+	('oracle_equal', 'oracle_calls', '12 months', 50, 'calendar'),
+	('oracle_equal', 'oracle_tokens', 'week', 25, 'calendar'),
+	('oracle_equal', 'oracle_tokens', '7 days', 20, 'subscription'),
+	('oracle_equal', 'oracle_other', 'quarter', 15, 'subscription'),
+	('oracle_equal', 'oracle_other', '3 months', 12, 'first_use'),
+	-- multiples
+	('oracle_odd', 'oracle_calls', '2 days', 9, 'calendar'),
+	('oracle_odd', 'oracle_calls', '36 hours', 9, 'subscription'),
+	('oracle_odd', 'oracle_tokens', '2 weeks', 30, 'subscription'),
+	('oracle_odd', 'oracle_tokens', '90 minutes', 8, 'calendar'),
+	('oracle_odd', 'oracle_seats', 'year', 3, 'subscription'),
+	('oracle_odd', 'oracle_sso', 'month', 1, 'calendar'),
+	-- unlimited, alone and above rate windows
+	('oracle_open', 'oracle_calls', 'month', NULL, 'calendar'),
+	('oracle_open', 'oracle_tokens', 'month', NULL, 'subscription'),
+	('oracle_open', 'oracle_tokens', 'hour', 7, 'first_use'),
+	('oracle_open', 'oracle_seats', 'lifetime', NULL, 'calendar'),
+	('oracle_open', 'oracle_other', 'day', 6, 'calendar'),
+	('oracle_open', 'oracle_other', 'minute', NULL, 'calendar');
+
+-- limits that cost, and limits that only tell
+INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, anchor, mode, overage_price, spend_cap) VALUES
+	('oracle_soft', 'oracle_calls', 'month', 15, 'calendar', 'soft', 0.75, 9.5),
+	('oracle_soft', 'oracle_calls', 'hour', 6, 'calendar', 'soft', NULL, NULL),
+	('oracle_soft', 'oracle_tokens', 'day', 8.5, 'subscription', 'soft', 0.333333333333, NULL),
+	('oracle_soft', 'oracle_tokens', 'minute', 7, 'first_use', 'hard', NULL, NULL),
+	('oracle_soft', 'oracle_seats', 'lifetime', 4, 'calendar', 'soft', 12, 60),
+	('oracle_soft', 'oracle_other', 'month', 0, 'calendar', 'soft', 1, 5),
+	('oracle_shadow', 'oracle_calls', 'month', 12, 'first_use', 'shadow', NULL, NULL),
+	('oracle_shadow', 'oracle_calls', 'minute', 3, 'calendar', 'shadow', NULL, NULL),
+	('oracle_shadow', 'oracle_tokens', 'month', 9, 'subscription', 'soft', 0.1, 1),
+	('oracle_shadow', 'oracle_tokens', 'hour', 4, 'calendar', 'shadow', NULL, NULL),
+	('oracle_shadow', 'oracle_seats', 'lifetime', 3, 'calendar', 'shadow', NULL, NULL),
+	('oracle_shadow', 'oracle_other', 'day', 4, 'calendar', 'shadow', NULL, NULL),
+	('oracle_shadow', 'oracle_other', 'hour', 5, 'calendar', 'hard', NULL, NULL),
+	('oracle_team', 'oracle_calls', 'month', 60, 'calendar', 'hard', NULL, NULL),
+	('oracle_team', 'oracle_calls', 'hour', 12, 'calendar', 'hard', NULL, NULL),
+	('oracle_team', 'oracle_tokens', 'week', 40, 'subscription', 'soft', 0.25, 4),
+	('oracle_team', 'oracle_seats', 'lifetime', 12, 'calendar', 'hard', NULL, NULL);
+
+-- Twins: anchors and zones that clocks are changed in, at month ends and on a
+-- leap day; two pairs begin without a subscription; three are above others.
+CREATE TEMP TABLE twins (
+	nr			integer PRIMARY KEY,
+	engine		uuid NOT NULL,
+	reference	uuid NOT NULL,
+	plan		text,
+	anchor		timestamptz,
+	time_zone	text,
+	parent		integer
+);
+INSERT INTO twins
+SELECT v.nr, overlay('0a000000-0000-4000-8000-000000000000' PLACING lpad(v.nr::text, 4, '0') FROM 33)::uuid,
+	   overlay('0b000000-0000-4000-8000-000000000000' PLACING lpad(v.nr::text, 4, '0') FROM 33)::uuid,
+	   v.plan, v.anchor, v.time_zone, v.parent
+  FROM (VALUES
+	(1, 'oracle_small', timestamptz '2010-10-31 22:10:00+00', 'UTC', 10),
+	(2, 'oracle_wide', '2008-02-29 12:00:00+00', 'America/New_York', NULL),
+	(3, 'oracle_soft', '2010-12-31 05:00:00+00', 'America/Havana', NULL),
+	(4, 'oracle_odd', '2010-08-30 10:00:00+00', 'Pacific/Apia', 12),
+	(5, 'oracle_open', '2011-01-30 18:15:00+00', 'Asia/Kathmandu', 11),
+	(6, 'oracle_shadow', '2010-11-07 06:30:00+00', 'America/New_York', NULL),
+	(7, 'oracle_equal', '2010-03-31 01:00:00+00', 'Europe/London', 10),
+	(8, NULL, NULL, NULL, NULL),
+	(9, NULL, NULL, NULL, NULL),
+	(10, 'oracle_team', '2010-12-05 00:00:00+00', 'UTC', 12),
+	(11, 'oracle_soft', '2010-11-30 00:00:00+00', 'Asia/Kathmandu', 12),
+	(12, 'oracle_wide', '2010-05-31 00:00:00+00', 'UTC', NULL)) AS v (nr, plan, anchor, time_zone, parent);
+INSERT INTO quota.subscriptions (user_id, plan, anchor, time_zone, created_at, updated_at)
+SELECT u, plan, anchor, time_zone, anchor, anchor
+  FROM twins, unnest(ARRAY[engine, reference]) AS u
+ WHERE plan IS NOT NULL;
+UPDATE quota.subscriptions AS s SET parent = CASE s.user_id WHEN w.engine THEN p.engine ELSE p.reference END
+  FROM twins AS w JOIN twins AS p ON p.nr = w.parent
+ WHERE s.user_id IN (w.engine, w.reference);
+
+-- Instants at which local clocks change (Apia leaves out a whole day)
+CREATE TEMP TABLE instants (at timestamptz PRIMARY KEY);
+INSERT INTO instants VALUES
+	('2011-02-28 23:59:30+00'), ('2011-03-13 07:00+00'), ('2011-03-20 05:00+00'), ('2011-03-27 01:00+00'),
+	('2011-04-02 14:00+00'), ('2011-09-24 14:00+00'), ('2011-10-30 01:00+00'), ('2011-11-06 06:00+00'),
+	('2011-11-13 05:00+00'), ('2011-12-30 10:00+00'), ('2012-02-29 12:00+00'), ('2012-03-11 07:00+00'),
+	('2012-04-01 05:00+00'), ('2012-11-04 05:00+00'), ('2012-11-04 06:00+00'), ('2013-02-28 12:00+00'),
+	('2013-03-10 05:00+00'), ('2013-03-10 07:00+00'), ('2013-11-03 05:00+00'), ('2013-11-03 06:00+00');
+
+-- How to compare ----------------------------------------------------------------
 
 -- The number of a subject, the same for both twins
 CREATE FUNCTION pg_temp.nr(p_user uuid) RETURNS integer
@@ -29,12 +145,6 @@ CREATE FUNCTION pg_temp.comparable(p_answers quota.outcome[]) RETURNS jsonb
 AS $$
 	SELECT jsonb_agg(pg_temp.comparable(a) ORDER BY n)
 	  FROM generate_subscripts(p_answers, 1) AS n, LATERAL (SELECT (p_answers[n]).*) AS a
-$$;
-
-CREATE FUNCTION pg_temp.count(p_what text) RETURNS void
-	LANGUAGE sql
-AS $$
-	INSERT INTO tally VALUES (p_what, 1) ON CONFLICT (what) DO UPDATE SET times = tally.times + 1
 $$;
 
 -- One call of one side; an error is an answer too
@@ -137,7 +247,7 @@ AS $$
 		   to_jsonb(e) - ARRAY['id', 'user_id', 'key_hash', 'outcome', 'refers_to']
 		   || jsonb_build_object('keyed', e.key_hash IS NOT NULL,
 								 'refers_to', pg_temp.named(e.refers_to),
-								 'answer', CASE WHEN e.outcome IS NOT NULL THEN pg_temp.comparable(e.outcome) END,
+								 'answer', CASE WHEN NOT e.outcome IS NULL THEN pg_temp.comparable(e.outcome) END,
 								 'is_in_answer', (e.outcome).event_id = e.id)
 	  FROM quota.usage_events AS e WHERE e.user_id = p_user AND e.kind <> 'expire'
 	UNION ALL
