@@ -221,6 +221,8 @@ BEGIN
 	FOR i IN 1 .. cardinality(p_user_ids) LOOP
 		PERFORM quota_reference.validate(p_user_ids[i], p_metrics[i],
 										 CASE WHEN p_amounts IS NULL THEN 1 ELSE p_amounts[i] END, p_idempotency_keys[i], NULL);
+	END LOOP;
+	FOR i IN 1 .. cardinality(p_user_ids) LOOP
 		p_metrics[i] := quota_reference.metric_name(p_metrics[i]);
 		v_charges := v_charges || quota_reference.charges(p_user_ids[i], p_metrics[i:i], quota.clock());
 	END LOOP;

@@ -56,6 +56,7 @@ DECLARE
 	v_next		timestamptz;
 	v_sharp		boolean;
 	v_nr		integer;
+	v_other		integer;
 	t			twins;
 	u			twins;
 	v_dice		float8;
@@ -201,7 +202,8 @@ BEGIN
 			CONTINUE;
 		ELSIF v_dice < 0.18 THEN
 			-- parents have higher numbers, so there is no cycle
-			SELECT * INTO u FROM twins WHERE nr = 10 + floor(random() * 4) AND nr > t.nr;
+			v_other := 10 + floor(random() * 4);
+			SELECT * INTO u FROM twins WHERE nr = v_other AND nr > t.nr;
 			UPDATE quota.subscriptions SET parent = CASE user_id WHEN t.engine THEN u.engine ELSE u.reference END
 			 WHERE user_id IN (t.engine, t.reference);
 			CONTINUE;
@@ -247,7 +249,8 @@ BEGIN
 			END IF;
 		END IF;
 		v_ttl := v_ttls[1 + floor(random() * 5)];
-		SELECT * INTO u FROM twins WHERE nr = 1 + floor(random() * 12);
+		v_other := 1 + floor(random() * 12);
+		SELECT * INTO u FROM twins WHERE nr = v_other;
 		v_others := ARRAY[v_metric, v_metrics[1 + floor(random() * 5)], v_metric];
 		v_given := ARRAY[v_amount, v_amounts[1 + floor(random() * 8)], v_amounts[1 + floor(random() * 8)]];
 		IF v_op = 'several' THEN
