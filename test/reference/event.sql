@@ -283,6 +283,9 @@ BEGIN
 	END IF;
 
 	v_rest := quota_reference.rest_of(e);
+	-- overage for which bonuses got something back is not left either
+	v_rest.overage := v_rest.overage + least(v_rest.bonus, 0);
+	v_rest.bonus := greatest(v_rest.bonus, 0);
 	v_units := least(p_amount, v_rest.units);
 	v_overage := least(v_units, v_rest.overage);
 	v_bonus := least(v_units - v_overage, v_rest.bonus);
