@@ -292,7 +292,8 @@ BEGIN
 	c.answer.granted := -v_units;
 	c.answer.overage := -v_overage;
 	c.answer.bonus_used := -v_bonus;
-	c.answer.cost := quota_reference.kept_cost(v_rest.cost, v_rest.overage, v_rest.overage - v_overage) - v_rest.cost;
+	c.answer.cost := CASE WHEN v_overage = 0 THEN 0
+		ELSE quota_reference.kept_cost(v_rest.cost, v_rest.overage, v_rest.overage - v_overage) - v_rest.cost END;
 	c.lines := quota_reference.add_lines(
 		ARRAY(SELECT ROW(l.bonus_id, -greatest(least(l.amount, v_bonus - l.after), 0), 0)::quota_reference.line
 				FROM (SELECT x.*, sum(x.amount) OVER (ORDER BY x.place DESC) - x.amount AS after
