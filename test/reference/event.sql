@@ -1,5 +1,5 @@
 -- ---------------------------------------------------------------------------
--- Requests that name an event: settle, cancel, refund
+-- Requests that name an event: settle, cancel, refund; and the repayment of overage
 -- ---------------------------------------------------------------------------
 
 -- The charges of events: subject and accounts as they are at p_now
@@ -393,5 +393,49 @@ BEGIN
 		PERFORM quota_reference.enter(e, c.lines);
 	END LOOP;
 	RETURN quota_reference.answer_event(v_charges, 'refund', v_amount, v_main, NULL, NULL, v_now);
+END
+$$;
+
+-- Have bonuses pay for the overage of the current period: the units that they did
+CREATE FUNCTION quota_reference.repay_overage(p_user_id uuid, p_metric text) RETURNS numeric
+	LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+	c			quota_reference.charge;
+	a			quota_reference.account;
+	e			quota.usage_events;
+	v_state		record;
+	t			quota.usage_tracking;
+	v_units		numeric;
+	v_locked	text[] := '{}';
+	v_complete	boolean;
+BEGIN
+	LOOP
+		v_state := quota_reference.as_of(p_user_id, quota_reference.metric_name(p_metric), quota.clock());
+		c.subject := v_state.subject;
+		SELECT * INTO a FROM unnest((c.subject).accounts) AS x WHERE x.rank = 1;
+		SELECT * INTO t FROM quota.usage_tracking AS x
+		 WHERE x.user_id = p_user_id AND x.metric = (c.subject).metric AND x.period = a.period;
+		v_units := least(t.overage, (SELECT sum(b.rest) FROM unnest((c.subject).bonuses) AS b));
+		IF NOT coalesce(a.repay AND v_units > 0, false) OR a.is_moved OR t.user_id IS NULL THEN
+			RETURN 0;
+		END IF;
+		SELECT * INTO v_locked, v_complete FROM quota_reference.lock_events(ARRAY[c], v_locked);
+		EXIT WHEN v_complete;
+	END LOOP;
+
+	e.id := quota.new_id(v_state.moment);
+	e.user_id := p_user_id;
+	e.metric := (c.subject).metric;
+	e.kind := 'repay';
+	e.amount := 0;
+	e.bonus_used := v_units;
+	e.overage := -v_units;
+	e.cost := quota_reference.kept_cost(t.cost, t.overage, t.overage - v_units) - t.cost;
+	e.period := a.period;
+	e.created_at := v_state.moment;
+	PERFORM quota_reference.write_due(c.subject, e, v_state.moment);
+	PERFORM quota_reference.enter(e, quota_reference.take_lines((c.subject).bonuses, v_units));
+	RETURN v_units;
 END
 $$;

@@ -10,6 +10,7 @@ CREATE TYPE quota_reference.account AS (
 	mode			text,
 	price			numeric,		-- of a unit of overage
 	spend_cap		numeric,
+	repay			boolean,		-- do new bonuses pay for overage first?
 	period_start	timestamptz,
 	period_end		timestamptz,
 	used			numeric,		-- NULL = there is no account yet
@@ -169,7 +170,7 @@ DECLARE
 BEGIN
 	SELECT m.kind, s.anchor, s.time_zone, s.parent,
 		   CASE WHEN s.pending_at > p_at THEN s.pending_at END,
-		   ARRAY(SELECT ROW(l.period, l.limit_amount, l.anchor, l.mode, coalesce(l.overage_price, 0), l.spend_cap,
+		   ARRAY(SELECT ROW(l.period, l.limit_amount, l.anchor, l.mode, coalesce(l.overage_price, 0), l.spend_cap, l.repay_overage,
 							a.period_start, a.period_end, a.used, a.held, a.cost + a.held_cost,
 							a.anchor, a.holds_expire_at, 1, false, false)::quota_reference.account
 				   FROM quota.plan_limits AS l
@@ -223,11 +224,11 @@ BEGIN
 			SELECT period,
 				   CASE WHEN o.period IS NULL THEN l.limit_amount ELSE o.limit_amount END AS limit_amount,
 				   coalesce(l.basis, 'calendar') AS basis, coalesce(l.mode, 'hard') AS mode,
-				   coalesce(l.price, 0) AS price, l.spend_cap, o.expires_at
+				   coalesce(l.price, 0) AS price, l.spend_cap, coalesce(l.repay, false) AS repay, o.expires_at
 			  FROM planned AS l
 			  FULL JOIN overridden AS o USING (period)
 		)
-		SELECT coalesce(array_agg(ROW(l.period, l.limit_amount, l.basis, l.mode, l.price, l.spend_cap,
+		SELECT coalesce(array_agg(ROW(l.period, l.limit_amount, l.basis, l.mode, l.price, l.spend_cap, l.repay,
 									  a.period_start, a.period_end, a.used, a.held, a.cost + a.held_cost,
 									  a.anchor, a.holds_expire_at, 1, false, false)::quota_reference.account), '{}'),
 			   min(l.expires_at)
@@ -239,7 +240,7 @@ BEGIN
 	END IF;
 
 	IF cardinality(v_accounts) > 1 THEN
-		SELECT array_agg(ROW(w.period, w.limit_amount, w.basis, w.mode, w.price, w.spend_cap,
+		SELECT array_agg(ROW(w.period, w.limit_amount, w.basis, w.mode, w.price, w.spend_cap, w.repay,
 							 w.period_start, w.period_end, w.used, w.held, w.cost,
 							 w.anchor, w.holds_expire_at, w.nr, false, false)::quota_reference.account ORDER BY w.period)
 		  INTO v_accounts

@@ -310,7 +310,8 @@ BEGIN
 
 		v_amounts := v_asked;
 		IF p_up_to THEN
-			v_amounts[1] := (SELECT coalesce(nullif(least(v_asked[1], min(quota_reference.grantable(c.subject, v_now))), 0), v_asked[1])
+			-- where there is nothing, the least amount that can be is denied
+			v_amounts[1] := (SELECT greatest(least(v_asked[1], min(quota_reference.grantable(c.subject, v_now))), 0.000001)
 							   FROM unnest(v_charges) AS c);
 		ELSIF p_kind = 'set_gauge' THEN
 			v_amounts[1] := coalesce(quota_reference.gauge_difference(v_charges, v_asked[1]), 0);
@@ -374,6 +375,10 @@ BEGIN
 						v_outs[i].already_processed := true;
 					END LOOP;
 				ELSE
+					-- the present state, as what was asked for meets it
+					FOR i IN 1 .. CASE WHEN p_up_to THEN cardinality(v_charges) ELSE 0 END LOOP
+						v_charges[i] := quota_reference.decide_charge(v_charges[i], p_kind, v_asked[1], v_now);
+					END LOOP;
 					FOR i IN 1 .. cardinality(p_metrics) LOOP
 						v_outs[i] := quota_reference.refuse(
 							ARRAY(SELECT c.answer FROM unnest(quota_reference.charged(v_charges, i)) AS c),

@@ -161,6 +161,16 @@ BEGIN
 			SELECT x, v_metric, v_amount, v_priority, v_until, v_source, 'step ' || v_step,
 				   timestamptz '2010-01-01 00:00+00' + hashint4(v_step) * interval '1 microsecond'
 			  FROM unnest(ARRAY[t.engine, t.reference]) AS x;
+			IF v_step % 2 = 0 THEN
+				BEGIN
+					v_amount := quota.repay_overage(t.engine, v_metric) - quota_reference.repay_overage(t.reference, v_metric);
+				EXCEPTION WHEN SQLSTATE 'QU003' THEN
+					v_amount := 0;
+				END;
+				IF v_amount <> 0 THEN
+					RAISE EXCEPTION 'step %: repaid % more', v_step, v_amount;
+				END IF;
+			END IF;
 			CONTINUE;
 		ELSIF v_dice < 0.09 THEN
 			-- void, or given away in part
