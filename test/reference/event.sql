@@ -238,23 +238,27 @@ BEGIN
 END
 $$;
 
--- What is left of an event once its refunds are taken off: units, parts and lines
+-- What is left of an event once its refunds are taken off, and what bonuses have
+-- repaid of its overage counts as theirs: units, parts and lines
 CREATE FUNCTION quota_reference.rest_of(
 	p_event quota.usage_events,
 	OUT units numeric, OUT bonus numeric, OUT overage numeric, OUT cost numeric, OUT lines quota_reference.line[])
 	LANGUAGE sql STABLE
 AS $$
+	WITH entries AS (
+		SELECT e.* FROM quota.usage_events AS e
+		 WHERE e.id = p_event.id OR (e.refers_to = p_event.id AND e.kind IN ('refund', 'repay'))
+	)
 	SELECT sum(e.amount), sum(e.bonus_used), sum(e.overage), sum(e.cost),
-		   ARRAY(SELECT ROW(l.bonus_id, l.amount + coalesce((
-							SELECT sum(a.amount)
-							  FROM quota.usage_events AS r
-							  JOIN quota.bonus_allocations AS a ON a.event_id = r.id
-							 WHERE r.refers_to = p_event.id AND r.kind = 'refund' AND a.bonus_id = l.bonus_id), 0),
-						0)::quota_reference.line
-				   FROM unnest(quota_reference.lines_of(p_event.id)) WITH ORDINALITY AS l (bonus_id, amount, held, place)
+		   ARRAY(SELECT ROW(l.bonus_id, l.amount, 0)::quota_reference.line
+				   FROM (SELECT a.bonus_id, sum(a.amount) AS amount,
+								min(a.place) AS place
+						   FROM (SELECT y.bonus_id, y.amount,
+										row_number() OVER (ORDER BY x.id <> p_event.id, x.created_at, y.ordinal) AS place
+								   FROM entries AS x JOIN quota.bonus_allocations AS y ON y.event_id = x.id) AS a
+						  GROUP BY a.bonus_id) AS l
 				  ORDER BY l.place)
-	  FROM quota.usage_events AS e
-	 WHERE e.id = p_event.id OR (e.refers_to = p_event.id AND e.kind = 'refund')
+	  FROM entries AS e
 $$;
 
 -- What a refund of an event moves: overage first, then bonuses from the last, then
@@ -269,8 +273,6 @@ DECLARE
 	v_units		numeric;
 	v_overage	numeric;
 	v_bonus		numeric;
-	v_period	record;
-	v_repaid	numeric;
 BEGIN
 	c.answer := quota_reference.state(c.subject, p_now);
 	-- units of a gauge are not tied to events: its present parts count
@@ -283,9 +285,6 @@ BEGIN
 	END IF;
 
 	v_rest := quota_reference.rest_of(e);
-	-- overage for which bonuses got something back is not left either
-	v_rest.overage := v_rest.overage + least(v_rest.bonus, 0);
-	v_rest.bonus := greatest(v_rest.bonus, 0);
 	v_units := least(p_amount, v_rest.units);
 	v_overage := least(v_units, v_rest.overage);
 	v_bonus := least(v_units - v_overage, v_rest.bonus);
@@ -300,22 +299,19 @@ BEGIN
 						FROM unnest(v_rest.lines) WITH ORDINALITY AS x (bonus_id, amount, held, place)) AS l
 			   ORDER BY l.place), '{}');
 
-	-- overage that bonuses have paid for since goes back to them
-	SELECT x.overage, x.cost INTO v_period
-	  FROM (SELECT t.overage, t.cost, t.period_start, 'infinity' AS period_end
-			  FROM quota.usage_tracking AS t
-			 WHERE t.user_id = e.user_id AND t.metric = e.metric AND t.period = e.period
-			UNION ALL
-			SELECT h.overage, h.cost, h.period_start, h.period_end
-			  FROM quota.usage_history AS h
-			 WHERE h.user_id = e.user_id AND h.metric = e.metric AND h.period = e.period) AS x
-	 WHERE x.period_start <= coalesce(e.effective_at, e.created_at) AND x.period_end > coalesce(e.effective_at, e.created_at);
-	v_repaid := greatest(v_overage - v_period.overage, 0);
-	IF FOUND AND v_repaid > 0 THEN
-		c.answer.overage := (c.answer).overage + v_repaid;
-		c.answer.bonus_used := (c.answer).bonus_used - v_repaid;
-		c.answer.cost := greatest((c.answer).cost, -v_period.cost);
-		c.lines := quota_reference.add_lines(c.lines, quota_reference.return_lines(e.user_id, e.metric, v_repaid));
+	-- an adjustment may have given back some of it already
+	PERFORM FROM (
+		SELECT t.used, t.bonus_used, t.overage, t.period_start, 'infinity' AS period_end
+		  FROM quota.usage_tracking AS t
+		 WHERE t.user_id = e.user_id AND t.metric = e.metric AND t.period = e.period
+		UNION ALL
+		SELECT h.used, h.bonus_used, h.overage, h.period_start, h.period_end
+		  FROM quota.usage_history AS h
+		 WHERE h.user_id = e.user_id AND h.metric = e.metric AND h.period = e.period) AS x
+	 WHERE x.period_start <= coalesce(e.effective_at, e.created_at) AND x.period_end > coalesce(e.effective_at, e.created_at)
+	   AND (x.used < v_units - v_overage - v_bonus OR x.bonus_used < v_bonus OR x.overage < v_overage);
+	IF FOUND THEN
+		RAISE EXCEPTION 'less is used in the period than the refund would give back' USING ERRCODE = 'QU005';
 	END IF;
 END
 $$;
@@ -396,7 +392,12 @@ BEGIN
 END
 $$;
 
--- Have bonuses pay for the overage of the current period: the units that they did
+-- Overage that is to be repaid
+CREATE TYPE quota_reference.overdraft AS (event quota.usage_events, overage numeric, cost numeric);
+
+-- Have bonuses pay for the overage of the current period, of the oldest event first:
+-- the units that they paid for.  Each entry refers to the event whose overage it
+-- is; that of a gauge is nobody's.
 CREATE FUNCTION quota_reference.repay_overage(p_user_id uuid, p_metric text) RETURNS numeric
 	LANGUAGE plpgsql VOLATILE
 AS $$
@@ -404,38 +405,55 @@ DECLARE
 	c			quota_reference.charge;
 	a			quota_reference.account;
 	e			quota.usage_events;
-	v_state		record;
 	t			quota.usage_tracking;
+	v_state		record;
+	v_rest		quota_reference.overdraft;
 	v_units		numeric;
+	v_repaid	numeric := 0;
 	v_locked	text[] := '{}';
 	v_complete	boolean;
 BEGIN
 	LOOP
 		v_state := quota_reference.as_of(p_user_id, quota_reference.metric_name(p_metric), quota.clock());
 		c.subject := v_state.subject;
+		c.event := NULL;
 		SELECT * INTO a FROM unnest((c.subject).accounts) AS x WHERE x.rank = 1;
 		SELECT * INTO t FROM quota.usage_tracking AS x
-		 WHERE x.user_id = p_user_id AND x.metric = (c.subject).metric AND x.period = a.period;
-		v_units := least(t.overage, (SELECT sum(b.rest) FROM unnest((c.subject).bonuses) AS b));
-		IF NOT coalesce(a.repay AND v_units > 0, false) OR a.is_moved OR t.user_id IS NULL THEN
-			RETURN 0;
-		END IF;
-		SELECT * INTO v_locked, v_complete FROM quota_reference.lock_events(ARRAY[c], v_locked);
-		EXIT WHEN v_complete;
-	END LOOP;
+		 WHERE x.user_id = p_user_id AND x.metric = (c.subject).metric AND x.period = a.period AND NOT a.is_moved;
+		EXIT WHEN NOT coalesce(a.repay AND t.overage > 0, false);
 
-	e.id := quota.new_id(v_state.moment);
-	e.user_id := p_user_id;
-	e.metric := (c.subject).metric;
-	e.kind := 'repay';
-	e.amount := 0;
-	e.bonus_used := v_units;
-	e.overage := -v_units;
-	e.cost := quota_reference.kept_cost(t.cost, t.overage, t.overage - v_units) - t.cost;
-	e.period := a.period;
-	e.created_at := v_state.moment;
-	PERFORM quota_reference.write_due(c.subject, e, v_state.moment);
-	PERFORM quota_reference.enter(e, quota_reference.take_lines((c.subject).bonuses, v_units));
-	RETURN v_units;
+		IF (c.subject).kind = 'gauge' THEN
+			v_rest := ROW(NULL, t.overage, t.cost);
+		ELSE
+			SELECT x, r.overage, r.cost INTO v_rest
+			  FROM quota.usage_events AS x, quota_reference.rest_of(x) AS r
+			 WHERE x.user_id = p_user_id AND x.metric = (c.subject).metric AND x.period = a.period
+			   AND x.overage > 0 AND r.overage > 0 AND coalesce(x.effective_at, x.created_at) >= t.period_start
+			 ORDER BY x.created_at LIMIT 1;
+			c.event := v_rest.event;
+		END IF;
+		v_units := least(v_rest.overage, t.overage, (SELECT sum(b.rest) FROM unnest((c.subject).bonuses) AS b));
+		EXIT WHEN NOT coalesce(v_units > 0, false);
+		SELECT * INTO v_locked, v_complete FROM quota_reference.lock_events(ARRAY[c], v_locked);
+		CONTINUE WHEN NOT v_complete;
+
+		e := NULL;
+		e.id := quota.new_id(v_state.moment);
+		e.user_id := p_user_id;
+		e.metric := (c.subject).metric;
+		e.kind := 'repay';
+		e.amount := 0;
+		e.bonus_used := v_units;
+		e.overage := -v_units;
+		e.cost := quota_reference.kept_cost(v_rest.cost, v_rest.overage, v_rest.overage - v_units) - v_rest.cost;
+		e.period := a.period;
+		e.created_at := v_state.moment;
+		e.effective_at := nullif(coalesce((c.event).effective_at, (c.event).created_at), v_state.moment);
+		e.refers_to := (c.event).id;
+		PERFORM quota_reference.write_due(c.subject, e, v_state.moment);
+		PERFORM quota_reference.enter(e, quota_reference.take_lines((c.subject).bonuses, v_units));
+		v_repaid := v_repaid + v_units;
+	END LOOP;
+	RETURN v_repaid;
 END
 $$;

@@ -41,6 +41,19 @@ AS $$
 				  || int4send(octet_length(p_key)) || convert_to(p_key, getdatabaseencoding()))
 $$;
 
+-- The accounts of a gauge that is not limited any more: what was acquired can be
+-- given back all the same
+CREATE FUNCTION quota_reference.adopted(p_user_id uuid, p_metric text) RETURNS quota_reference.account[]
+	LANGUAGE sql STABLE
+AS $$
+	SELECT coalesce(array_agg(ROW(t.period, NULL, 'calendar', 'hard', 0, NULL, false, t.period_start, t.period_end,
+								  t.used, t.held, t.cost + t.held_cost, t.anchor, t.holds_expire_at, t.rank,
+								  false, false)::quota_reference.account ORDER BY t.period), '{}')
+	  FROM (SELECT *, row_number() OVER (ORDER BY quota_reference.period_length(x.period) DESC, x.period) AS rank
+			  FROM quota.usage_tracking AS x
+			 WHERE x.user_id = p_user_id AND x.metric = p_metric) AS t
+$$;
+
 -- Who is charged at p_now: for each metric the subject and its parents.  Accounts
 -- that were made to be locked are missing to the decision.
 CREATE FUNCTION quota_reference.charges(
@@ -149,6 +162,10 @@ BEGIN
 	END IF;
 	c.answer := quota_reference.state(c.subject, p_now);
 	c.lines := '{}';
+	IF p_kind = 'release' AND v_allowance IS NULL THEN
+		c.subject.accounts := quota_reference.adopted((c.subject).user_id, (c.subject).metric);
+		SELECT a.period INTO v_allowance FROM unnest((c.subject).accounts) AS a WHERE a.rank = 1;
+	END IF;
 	IF v_allowance IS NOT NULL AND p_amount < 0 THEN
 		c := quota_reference.give_back(c, v_allowance, -p_amount);
 	ELSIF v_allowance IS NOT NULL THEN
@@ -413,7 +430,7 @@ BEGIN
 	FOR i IN 1 .. cardinality(p_metrics) LOOP
 		v_levels := quota_reference.charged(v_charges, i);
 		v_main := NULL;
-		IF v_outs[i].period IS NOT NULL THEN
+		IF cardinality(((v_levels[1]).subject).accounts) > 0 THEN
 			v_main := quota.new_id(v_now);
 			v_id := v_main;
 			FOR j IN 1 .. cardinality(v_levels) LOOP
