@@ -164,7 +164,9 @@ BEGIN
 			END IF;
 			v_out := v_end.outcome;
 			v_out.already_processed := true;
-		ELSIF v_end.kind = 'expire' OR v_now >= v_hold.expires_at THEN
+		-- a parent's account may have been ahead of the clock, and let go already
+		ELSIF v_now >= v_hold.expires_at
+			  OR EXISTS (SELECT FROM unnest(v_events) AS x, quota_reference.resolution(x.id) AS r WHERE r.id IS NOT NULL) THEN
 			SELECT array_agg(quota_reference.state(x.subject, v_now)) INTO v_outs FROM unnest(v_charges) AS x;
 			v_out := quota_reference.refuse(v_outs, 'reservation_expired');
 		END IF;
