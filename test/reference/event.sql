@@ -434,7 +434,7 @@ BEGIN
 			 ORDER BY x.created_at LIMIT 1;
 			c.event := v_rest.event;
 		END IF;
-		v_units := least(v_rest.overage, t.overage, (SELECT sum(b.rest) FROM unnest((c.subject).bonuses) AS b));
+		v_units := least(v_rest.overage, t.overage, (SELECT coalesce(sum(b.rest), 0) FROM unnest((c.subject).bonuses) AS b));
 		EXIT WHEN NOT coalesce(v_units > 0, false);
 		SELECT * INTO v_locked, v_complete FROM quota_reference.lock_events(ARRAY[c], v_locked);
 		CONTINUE WHEN NOT v_complete;

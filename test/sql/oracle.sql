@@ -171,7 +171,7 @@ BEGIN
 					v_amount := 0;
 				END;
 				IF v_amount <> 0 THEN
-					RAISE EXCEPTION 'step %: repaid % more', v_step, v_amount;
+					RAISE EXCEPTION 'step %: repaid % more', v_step, v_amount USING DETAIL = format('%s %s %s', t.nr, v_metric, v_clock);
 				END IF;
 			END IF;
 			CONTINUE;
