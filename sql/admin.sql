@@ -91,6 +91,31 @@ $$;
 COMMENT ON FUNCTION quota.record_admin_act(timestamptz, text, uuid, text, jsonb, text, text, numeric, numeric) IS
 'Writes the audit row of an admin act; the reason is the action''s name when none was given';
 
+CREATE FUNCTION quota.close_ended_periods(p_user_id uuid, p_metric text DEFAULT NULL) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	v_metric	text;
+BEGIN
+	-- only what rolls over depends on it
+	IF NOT EXISTS (SELECT FROM quota.plan_limits l WHERE l.rollover_max IS NOT NULL) THEN
+		RETURN;
+	END IF;
+	FOR v_metric IN
+		SELECT DISTINCT t.metric
+		FROM quota.usage_tracking t
+		WHERE t.user_id = p_user_id AND t.period_end <= quota.clock()
+			AND (p_metric IS NULL OR t.metric = p_metric)
+		ORDER BY t.metric
+	LOOP
+		PERFORM quota.tidy_account(p_user_id, v_metric);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quota.close_ended_periods(uuid, text) IS
+'Closes the periods of a subject that are over, by the limits that they were used under, before an act changes these';
+
 -- Overrides --------------------------------------------------------------------
 
 CREATE FUNCTION quota.set_limit_override(
@@ -116,6 +141,7 @@ BEGIN
 	v_period := quota.canonical_period(p_period);
 	PERFORM quota.valid_limit(p_limit_amount);
 	PERFORM quota.checked_expiry(p_expires_at);
+	PERFORM quota.close_ended_periods(p_user_id, v_metric);
 
 	-- locked before it is read, as in assign_plan
 	FOR i IN 1 .. 10 LOOP
@@ -174,6 +200,7 @@ BEGIN
 	PERFORM quota.checked_user(p_user_id);
 	v_metric := quota.resolve_metric(p_metric);
 	v_period := quota.canonical_period(p_period);
+	PERFORM quota.close_ended_periods(p_user_id, v_metric);
 
 	DELETE FROM quota.limit_overrides
 		WHERE user_id = p_user_id AND metric = v_metric AND coalesce(period, '') = coalesce(v_period, '')

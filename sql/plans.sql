@@ -256,6 +256,7 @@ BEGIN
 	-- for the insert goes round again and finds the winner's row.
 	FOR i IN 1 .. 10 LOOP
 		SELECT * INTO v_old FROM quota.subscriptions WHERE user_id = p_user_id FOR NO KEY UPDATE;
+		PERFORM quota.close_ended_periods(p_user_id);
 
 		-- The strategies look at what is used, so nobody may use more meanwhile.
 		IF p_strategy IN ('reset', 'prorate', 'additive') THEN

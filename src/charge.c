@@ -31,6 +31,9 @@
 /* So often a denial is decided again as of a later time */
 #define LOOK_AHEAD_STEPS	1000
 
+/* So many ends of periods at which something may roll over are looked at */
+#define LOOK_AHEAD_PERIODS	24
+
 /* ---------------------------------------------------------------------------
  * Reading
  * ------------------------------------------------------------------------- */
@@ -268,9 +271,9 @@ charge_begin(RelationSet *set, Charge *charge, RelationView view, TimestampTz no
 	}
 	if (limits->nlimits > 0 || charge->event || charge->adopted)
 		bonus_read(set, &charge->user_id, charge->metric, now, view, &charge->bonuses);
-	due_bonuses(set, charge, view);
 	if (charge->naccounts > 0)
 		find_lapsed(set, charge, view);
+	due_bonuses(set, charge, view);
 	if (charge->lapsed)
 		release_lapsed(set, charge, view);
 	return true;
@@ -424,11 +427,15 @@ charge_report(Charge *charge)
 
 /* When the charge may change by itself next, other than by the end of periods */
 static TimestampTz
-next_change(RelationSet *set, const Charge *charge, RelationView view)
+next_change(RelationSet *set, const Charge *charge, RelationView view, int step)
 {
 	TimestampTz at = Min(charge->limits.valid_until, charge->next_due);
 	bool		holds = false;
 
+	/* more may roll over than a period gives, but not for ever */
+	if (step < LOOK_AHEAD_PERIODS && charge->limits.nlimits > 0 &&
+		charge_allowance(charge)->limit->rollover.enabled)
+		at = Min(at, charge_allowance(charge)->current.end);
 	for (int i = 0; i < charge->naccounts; i++)
 		holds |= charge->accounts[i]->current.held > 0 ||
 			charge->accounts[i]->current.held_cost > 0;
@@ -459,7 +466,7 @@ charge_retry_after(RelationSet *set, const Charge *charge, RelationView view)
 	{
 		int			i = step % 2;
 		Charge	   *later = &charges[i];
-		TimestampTz at = next_change(set, c, view);
+		TimestampTz at = next_change(set, c, view, step);
 
 		if (at == DT_NOEND || at - charge->now > LOOK_AHEAD_MAX ||
 			(wait != DECISION_NEVER && c->now + wait < at))

@@ -382,7 +382,7 @@ decide(const DecisionInput *in, Decision *out)
 	if (in->amount > 0 && find_denial(in, window_has_room_at, true, &denying))
 	{
 		out->reason = REASON_SHADOW;
-		report_window(in, denying, 0, bonus_left, &out->before);
+		report_window(in, denying, 0, bonus_left + out->parts.bonus, &out->before);
 		report_window(in, denying,
 					  denying == in->allowance ? out->parts.allowance : in->amount,
 					  bonus_left, &out->after);
@@ -419,9 +419,10 @@ decision_grantable(const DecisionInput *in, Amount *most)
 		room = window_room_at(in, i, in->now);
 		if (l->mode == MODE_SOFT)
 		{
-			if (!l->capped || l->price == 0)
+			if (!l->capped || (l->price == 0 && l->cost <= l->spend_cap))
 				continue;
-			room += amount_max(l->spend_cap - l->cost, 0) / l->price;
+			if (l->price > 0)
+				room += amount_max(l->spend_cap - l->cost, 0) / l->price;
 		}
 		*most = bounded ? amount_min(*most, room) : room;
 		bounded = true;

@@ -49,22 +49,58 @@ roll_over(Charge *charge, const Rollover *rollover, TimestampTz end, Amount unus
 	bonus_add_due(&charge->bonuses, &state, "rollover", "unused units of the period before");
 }
 
+/*
+ * What rolls over at the end of a period, of which so much was used, by the
+ * limit that was in force until then: a plan that is due, or the end of an
+ * override, may have changed it at that instant
+ */
+static void
+roll_period(RelationSet *set, Charge *charge, TimestampTz end, Amount used)
+{
+	const char *window = charge_allowance(charge)->limit->period_name;
+	LimitSet	then;
+	const QuotaLimit *limit;
+
+	limit_resolve(set, &charge->user_id, charge->metric, end - 1, &then);
+	limit = limit_find(&then, window);
+	if (limit && limit->rollover.enabled && !limit->unlimited)
+		roll_over(charge, &limit->rollover, end, amount_max(limit->amount - used, 0));
+}
+
+/* What was set aside as the period ended: not what had lapsed by then */
+static Amount
+held_at_end(const Charge *charge, const Account *account)
+{
+	Amount		held = account->closed.held;
+	ListCell   *lc;
+
+	foreach(lc, charge->lapsed)
+	{
+		const Event *hold = lfirst(lc);
+
+		if (hold->expires_at <= account->closed.end &&
+			hold->effective_at >= account->closed.start &&
+			strcmp(hold->period, account->limit->period_name) == 0)
+			held -= hold->moved.held.allowance;
+	}
+	return held;
+}
+
 /* Of the period that has just ended, and of those since in which nothing happened */
 static void
-due_rollovers(Charge *charge)
+due_rollovers(RelationSet *set, Charge *charge)
 {
 	Account    *account = charge_allowance(charge);
-	const QuotaLimit *limit = account->limit;
 	AccountPeriod p = account->current;
 
-	if (!limit->rollover.enabled || limit->unlimited || !account->closing ||
-		limit_never_resets(&charge->limits, limit))
+	if (!account->closing || limit_never_resets(&charge->limits, account->limit) ||
+		!limit_cache_any_rollover())
 		return;
-	roll_over(charge, &limit->rollover, account->closed.end,
-			  amount_max(limit->amount - account->closed.used - account->closed.held, 0));
+	roll_period(set, charge, account->closed.end,
+				account->closed.used + held_at_end(charge, account));
 	for (int i = 0; i < MAX_IDLE_PERIODS && account_period_before(account, &p) &&
 		 p.start >= account->closed.end; i++)
-		roll_over(charge, &limit->rollover, p.end, limit->amount);
+		roll_period(set, charge, p.end, 0);
 }
 
 /* ---------------------------------------------------------------------------
@@ -127,6 +163,8 @@ add_recurring(RelationSet *set, Charge *charge, RelationView view, const Recurri
 	TimestampTz at = charge->now;
 	pg_tz	   *zone = limit_zone(&charge->limits);
 
+	if (at < r->anchor && r->anchor < r->ends_at)
+		charge->next_due = Min(charge->next_due, r->anchor);
 	for (int i = 0; i < MAX_IDLE_PERIODS && at >= r->anchor && at < r->ends_at; i++)
 	{
 		TimestampTz start;
@@ -175,7 +213,7 @@ due_recurring(RelationSet *set, Charge *charge, RelationView view)
 
 /*
  * Add to the bonuses of a charge those that are due at its time.  Its accounts
- * have been rolled, and its bonuses read.
+ * have been rolled, its bonuses read, and lapsed holds found, but not taken off.
  */
 void
 due_bonuses(RelationSet *set, Charge *charge, RelationView view)
@@ -185,7 +223,7 @@ due_bonuses(RelationSet *set, Charge *charge, RelationView view)
 	charge->next_due = DT_NOEND;
 	if (charge->limits.nlimits == 0)
 		return;
-	due_rollovers(charge);
+	due_rollovers(set, charge);
 	if (!limit_cache_no_recurring())
 		due_recurring(set, charge, view);
 	if (charge->bonuses.n > n)

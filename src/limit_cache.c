@@ -29,6 +29,7 @@ typedef struct LimitCache
 	int			nplans;
 	CachedLimit *limits;
 	int			nlimits;
+	bool		any_rollover;	/* does anything of any plan roll over? */
 } LimitCache;
 
 static LimitCache *cache = NULL;
@@ -163,6 +164,7 @@ read_limit(TupleTableSlot *slot, void *arg)
 	l->limit.unlimited = unlimited;
 	l->limit.amount = unlimited ? 0 : amount_from_datum(amount);
 	read_terms(slot, &l->limit);
+	c->any_rollover |= l->limit.rollover.enabled;
 }
 
 /* A metric goes before an alias of the same name */
@@ -343,6 +345,13 @@ limit_cache_plan_limits(const char *plan, const char *metric,
 		   (metric == NULL || strcmp(c->limits[lo + n].metric, metric) == 0))
 		n++;
 	return n;
+}
+
+/* Does unused allowance of any plan roll over? */
+bool
+limit_cache_any_rollover(void)
+{
+	return current_cache()->any_rollover;
 }
 
 /* Look which of the tables that few databases use have rows */

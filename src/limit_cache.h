@@ -32,6 +32,7 @@ extern const CachedMetric *limit_cache_metric(const char *name);
 extern bool limit_cache_plan_exists(const char *plan);
 extern int	limit_cache_plan_limits(const char *plan, const char *metric,
 									const CachedLimit **first);
+extern bool limit_cache_any_rollover(void);
 extern bool limit_cache_no_overrides(void);
 extern bool limit_cache_no_recurring(void);
 extern uint64 limit_cache_version(void);
