@@ -149,24 +149,25 @@ BEGIN
 		WHERE b.user_id = p_user_id
 	),
 	-- Both in one line of time, cut wherever a period ends or starts: a move
-	-- belongs to the piece that it lies in.  A join by range would compare every
-	-- move of an account with every period of it.
+	-- belongs to the piece that it lies in.  (A period that was reset in its last
+	-- moment leaves one of no length, which the next one comes after.)  A join by
+	-- range would compare every move of an account with every period of it.
 	line AS (
 		SELECT m.*, count(*) FILTER (WHERE m.place < 3)
-			OVER (PARTITION BY m.user_id, m.metric, m.period ORDER BY m.at, m.place
+			OVER (PARTITION BY m.user_id, m.metric, m.period ORDER BY m.at, m.place, m.until
 				ROWS UNBOUNDED PRECEDING) AS piece
 		FROM (
-			SELECT p.user_id, p.metric, p.period, p.period_end AS at, 1 AS place,
+			SELECT p.user_id, p.metric, p.period, p.period_end AS at, 1 AS place, NULL::timestamptz AS until,
 				NULL::numeric AS used, NULL::numeric AS bonus_used, NULL::numeric AS overage,
 				NULL::numeric AS cost, NULL::numeric AS held, NULL::numeric AS held_cost
 			FROM periods p
 			WHERE p.period_end IS NOT NULL
 			UNION ALL
-			SELECT p.user_id, p.metric, p.period, p.period_start, 2,
+			SELECT p.user_id, p.metric, p.period, p.period_start, 2, coalesce(p.period_end, 'infinity'),
 				p.used, p.bonus_used, p.overage, p.cost, p.held, p.held_cost
 			FROM periods p
 			UNION ALL
-			SELECT c.user_id, c.metric, c.period, c.at, 3,
+			SELECT c.user_id, c.metric, c.period, c.at, 3, NULL,
 				c.used, c.bonus_used, c.overage, c.cost, c.held, c.held_cost
 			FROM moves c
 		) AS m
