@@ -509,7 +509,7 @@ sub run_world
 			my @touched = grep { defined } one_of(@choice)->();
 			my %touched = map { $_ => 1 } @touched;
 			compare_state([ sort keys %touched ], [ one_of(@touched) // () ]);
-			compare_all() if $step % 50 == 0 || $step == $world_steps;
+			compare_all() if $step % 100 == 0 || $step == $world_steps;
 			1;
 		} or problem($@);
 		if (@problems)
