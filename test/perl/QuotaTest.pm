@@ -291,8 +291,11 @@ SELECT 'event without its audit row', e.user_id, e.metric, e.id::text, e.amount,
 FROM quota.usage_events e
 LEFT JOIN quota.usage_events o ON o.id = e.refers_to AND e.kind IN ('settle', 'cancel')
 LEFT JOIN quota.quota_audit_log a ON a.event_id = e.id AND a.reason <> 'replay' AND a.success
-	AND a.action = e.kind AND a.metric = e.metric
-	AND (e.kind NOT IN ('consume', 'reserve') OR a.attempted_amount = coalesce(e.requested, e.held, e.amount))
+	AND a.metric = e.metric
+	AND (a.action = e.kind OR a.user_id <> e.user_id AND a.action IN ('consume', 'release') AND e.kind IN ('consume', 'release'))
+	-- a move between two subjects charges their common parent the difference
+	AND (e.kind NOT IN ('consume', 'reserve') OR a.user_id <> e.user_id
+		OR a.attempted_amount = coalesce(e.requested, e.held, e.amount))
 WHERE e.kind IN ('consume', 'release', 'set_gauge', 'reserve', 'settle', 'cancel')
 	AND (e.refers_to IS NULL OR o.refers_to IS NULL AND o.id IS NOT NULL)
 GROUP BY e.id
@@ -302,8 +305,8 @@ SELECT 'audit row without its event', a.user_id, a.metric, a.id::text, a.attempt
 FROM quota.quota_audit_log a
 WHERE a.action IN ('consume', 'release', 'set_gauge', 'reserve', 'settle', 'cancel', 'refund') AND a.success
 	AND NOT EXISTS (SELECT FROM quota.usage_events e WHERE e.id = a.event_id)
-	-- where there is no limit there was nothing to give back
-	AND (a.action <> 'release' OR a.event_id IS NOT NULL)
+	-- a gauge may have had nothing to give back, or what one subject gave another one got
+	AND (a.event_id IS NOT NULL OR NOT EXISTS (SELECT FROM quota.metrics m WHERE m.metric = a.metric AND m.kind = 'gauge'))
 UNION ALL
 SELECT 'key used twice', user_id, metric, encode(key_hash, 'hex'), count(*), NULL, NULL, NULL
 FROM quota.usage_events WHERE key_hash IS NOT NULL
