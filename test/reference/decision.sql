@@ -13,21 +13,32 @@ $$;
 -- below 0 if more is used than the limit allows, NULL = unlimited.  After the end
 -- of its period all is left: what is held stays behind.
 CREATE FUNCTION quota_reference.left_at(a quota_reference.account, p_at timestamptz) RETURNS numeric
-	LANGUAGE sql IMMUTABLE
+	LANGUAGE plpgsql IMMUTABLE
 AS $$
-	SELECT CASE WHEN a.period_end <= p_at THEN a.limit_amount ELSE a.limit_amount - a.used - a.held END
+BEGIN
+	RETURN CASE WHEN a.period_end <= p_at THEN a.limit_amount ELSE a.limit_amount - a.used - a.held END;
+END
 $$;
 
 -- Bonus units that extend a window at p_at
 CREATE FUNCTION quota_reference.bonus_at(
 	p_subject quota_reference.subject, a quota_reference.account, p_at timestamptz)
 	RETURNS numeric
-	LANGUAGE sql IMMUTABLE
+	LANGUAGE plpgsql IMMUTABLE
 AS $$
-	SELECT CASE WHEN a.rank = 1
-		   THEN (SELECT coalesce(sum(b.rest), 0) FROM unnest(p_subject.bonuses) AS b
-				  WHERE b.expires_at IS NULL OR b.expires_at > p_at)
-		   ELSE 0 END
+DECLARE
+	b		quota_reference.bonus;
+	v_sum	numeric := 0;
+BEGIN
+	IF a.rank = 1 THEN
+		FOREACH b IN ARRAY p_subject.bonuses LOOP
+			IF b.expires_at IS NULL OR b.expires_at > p_at THEN
+				v_sum := v_sum + b.rest;
+			END IF;
+		END LOOP;
+	END IF;
+	RETURN v_sum;
+END
 $$;
 
 -- Would a window have room for a request at p_at?  One in shadow mode never
@@ -35,12 +46,19 @@ $$;
 CREATE FUNCTION quota_reference.has_room(
 	p_subject quota_reference.subject, a quota_reference.account, p_amount numeric, p_at timestamptz)
 	RETURNS boolean
-	LANGUAGE sql IMMUTABLE
+	LANGUAGE plpgsql IMMUTABLE
 AS $$
-	SELECT a.limit_amount IS NULL
-		OR p_amount <= CASE WHEN a.mode = 'shadow' THEN quota_reference.left_at(a, p_at)
-							ELSE greatest(quota_reference.left_at(a, p_at), 0) END
-					   + quota_reference.bonus_at(p_subject, a, p_at)
+DECLARE
+	v_left	numeric := quota_reference.left_at(a, p_at);
+BEGIN
+	IF a.limit_amount IS NULL THEN
+		RETURN true;
+	END IF;
+	IF a.mode <> 'shadow' THEN
+		v_left := greatest(v_left, 0);
+	END IF;
+	RETURN p_amount <= v_left + quota_reference.bonus_at(p_subject, a, p_at);
+END
 $$;
 
 -- Does a window let a request pass at p_at?  Soft limits do, the allowance up to
@@ -48,16 +66,20 @@ $$;
 CREATE FUNCTION quota_reference.admits(
 	p_subject quota_reference.subject, a quota_reference.account, p_amount numeric, p_at timestamptz)
 	RETURNS boolean
-	LANGUAGE sql IMMUTABLE
+	LANGUAGE plpgsql IMMUTABLE
 AS $$
-	SELECT CASE
-		WHEN a.mode = 'shadow' OR quota_reference.has_room(p_subject, a, p_amount, p_at) THEN true
-		WHEN a.mode = 'hard' THEN false
-		WHEN a.rank > 1 OR a.spend_cap IS NULL THEN true
-		ELSE CASE WHEN a.period_end <= p_at THEN 0 ELSE a.cost END
-			 + a.price * (p_amount - greatest(quota_reference.left_at(a, p_at), 0)
-									- quota_reference.bonus_at(p_subject, a, p_at)) <= a.spend_cap
-		END
+BEGIN
+	IF a.mode = 'shadow' OR quota_reference.has_room(p_subject, a, p_amount, p_at) THEN
+		RETURN true;
+	ELSIF a.mode = 'hard' THEN
+		RETURN false;
+	ELSIF a.rank > 1 OR a.spend_cap IS NULL THEN
+		RETURN true;
+	END IF;
+	RETURN CASE WHEN a.period_end <= p_at THEN 0 ELSE a.cost END
+		   + a.price * (p_amount - greatest(quota_reference.left_at(a, p_at), 0)
+								 - quota_reference.bonus_at(p_subject, a, p_at)) <= a.spend_cap;
+END
 $$;
 
 -- The present state as an answer that grants nothing: of the window that is

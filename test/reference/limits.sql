@@ -279,22 +279,25 @@ $$;
 -- set aside is free again
 CREATE FUNCTION quota_reference.usable_bonuses(p_user_id uuid, p_metric text, p_at timestamptz)
 	RETURNS quota_reference.bonus[]
-	LANGUAGE sql STABLE
+	LANGUAGE plpgsql STABLE
 AS $$
-	SELECT coalesce(array_agg(ROW(b.id, b.rest, b.expires_at, b.place)::quota_reference.bonus ORDER BY b.place), '{}')
-	  FROM (SELECT u.id, u.expires_at,
-				   u.amount - u.used_amount - u.given_amount - u.held_amount
-				   + CASE WHEN u.held_amount = 0 THEN 0 ELSE
-						coalesce((SELECT sum(a.held)
-									FROM quota_reference.open_holds(p_user_id, p_metric) AS h
-									JOIN quota.bonus_allocations AS a ON a.event_id = h.id
-								   WHERE a.bonus_id = u.id AND h.expires_at <= p_at), 0) END AS rest,
-				   row_number() OVER (ORDER BY u.priority, u.expires_at NULLS LAST, u.source = 'paid', u.granted_at, u.id) AS place
-			  FROM quota.user_bonuses AS u
-			 WHERE u.user_id = p_user_id
-			   AND u.metric = p_metric
-			   AND u.available
-			   AND (u.expires_at IS NULL OR u.expires_at > p_at)) AS b
+BEGIN
+	RETURN (
+		SELECT coalesce(array_agg(ROW(b.id, b.rest, b.expires_at, b.place)::quota_reference.bonus ORDER BY b.place), '{}')
+		  FROM (SELECT u.id, u.expires_at,
+					   u.amount - u.used_amount - u.given_amount - u.held_amount
+					   + CASE WHEN u.held_amount = 0 THEN 0 ELSE
+							coalesce((SELECT sum(a.held)
+										FROM quota_reference.open_holds(p_user_id, p_metric) AS h
+										JOIN quota.bonus_allocations AS a ON a.event_id = h.id
+									   WHERE a.bonus_id = u.id AND h.expires_at <= p_at), 0) END AS rest,
+					   row_number() OVER (ORDER BY u.priority, u.expires_at NULLS LAST, u.source = 'paid', u.granted_at, u.id) AS place
+				  FROM quota.user_bonuses AS u
+				 WHERE u.user_id = p_user_id
+				   AND u.metric = p_metric
+				   AND u.available
+				   AND (u.expires_at IS NULL OR u.expires_at > p_at)) AS b);
+END
 $$;
 
 -- Accounts --------------------------------------------------------------------
@@ -374,9 +377,16 @@ $$;
 -- p_at, or the later time that an account has reached already: an account's time
 -- never runs backwards
 CREATE FUNCTION quota_reference.time_of(p_subject quota_reference.subject, p_at timestamptz) RETURNS timestamptz
-	LANGUAGE sql STABLE
+	LANGUAGE plpgsql STABLE
 AS $$
-	SELECT greatest(p_at, max(a.period_start)) FROM unnest(p_subject.accounts) AS a
+DECLARE
+	a	quota_reference.account;
+BEGIN
+	FOREACH a IN ARRAY p_subject.accounts LOOP
+		p_at := greatest(p_at, a.period_start);
+	END LOOP;
+	RETURN p_at;
+END
 $$;
 
 -- Limits and accounts as they stand at p_at if nothing happens until then, or at

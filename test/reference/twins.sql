@@ -203,9 +203,9 @@ $$;
 
 -- What each period of each account of one subject holds, the current one and closed
 -- ones alike: a call that moves nothing in an account may leave it in a period
--- that has ended.  How long one need not look for lapsed holds is a bound, and up
+-- that has ended.  Only those that end after p_since.  How long one need not look for lapsed holds is a bound, and up
 -- to each side.
-CREATE FUNCTION pg_temp.periods(p_user uuid) RETURNS SETOF jsonb
+CREATE FUNCTION pg_temp.periods(p_user uuid, p_since timestamptz) RETURNS SETOF jsonb
 	LANGUAGE sql STABLE
 AS $$
 	SELECT to_jsonb(x)
@@ -213,10 +213,10 @@ AS $$
 				   p.held - l.held AS held, p.held_cost - l.cost AS held_cost,
 				   CASE WHEN p.period_end > current_setting('oracle.latest')::timestamptz THEN p.anchor END AS anchor
 			  FROM (SELECT metric, period, period_start, period_end, used, bonus_used, overage, cost, held, held_cost, anchor
-					  FROM quota.usage_tracking WHERE user_id = p_user
+					  FROM quota.usage_tracking WHERE user_id = p_user AND (period_end > p_since) IS NOT FALSE
 					UNION ALL
 					SELECT metric, period, period_start, period_end, used, bonus_used, overage, cost, held, held_cost, NULL
-					  FROM quota.usage_history WHERE user_id = p_user) AS p
+					  FROM quota.usage_history WHERE user_id = p_user AND period_end > p_since) AS p
 			  CROSS JOIN LATERAL (
 					SELECT coalesce(sum(CASE WHEN e.period = p.period
 											 THEN e.held - coalesce(e.held_bonus, 0) - coalesce(e.held_overage, 0)
@@ -233,7 +233,7 @@ $$;
 CREATE FUNCTION pg_temp.traces(p_user uuid) RETURNS TABLE (relation text, trace jsonb)
 	LANGUAGE sql STABLE
 AS $$
-	SELECT 'periods', x FROM pg_temp.periods(p_user) AS x
+	SELECT 'periods', x FROM pg_temp.periods(p_user, '-infinity') AS x
 	UNION ALL
 	SELECT 'user_bonuses',
 		   to_jsonb(b) - ARRAY['id', 'user_id']
