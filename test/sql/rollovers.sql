@@ -11,7 +11,7 @@ INSERT INTO metrics (metric, kind) VALUES
 	('rollovers_free', 'counter'), ('rollovers_soft', 'counter'), ('rollovers_shadow', 'counter'), ('rollovers_seats', 'gauge'),
 	('rollovers_life', 'counter'), ('rollovers_two', 'counter'), ('rollovers_first', 'counter'), ('rollovers_anniversary', 'counter'),
 	('rollovers_hours', 'counter');
-INSERT INTO plans (plan) VALUES ('rollovers_plan'), ('rollovers_member'), ('rollovers_bigger');
+INSERT INTO plans (plan) VALUES ('rollovers_plan'), ('rollovers_member'), ('rollovers_bigger'), ('rollovers_small');
 INSERT INTO plan_limits (plan, metric, period, limit_amount, rollover_min, rollover_max, rollover_ttl) VALUES
 	('rollovers_plan', 'rollovers_calls', 'month', 10, NULL, 6, '1 month'),
 	('rollovers_plan', 'rollovers_all', 'month', 10, NULL, 10, '1 month'),
@@ -27,6 +27,7 @@ INSERT INTO plan_limits (plan, metric, period, limit_amount, rollover_min, rollo
 	('rollovers_plan', 'rollovers_two', 'month', 10, NULL, 5, NULL),
 	('rollovers_plan', 'rollovers_two', 'day', 4, 2, 3, NULL),
 	('rollovers_plan', 'rollovers_hours', 'day', 5, NULL, 5, '24 hours'),
+	('rollovers_small', 'rollovers_all', 'month', 10, NULL, 10, '1 month'),
 	('rollovers_bigger', 'rollovers_all', 'month', 30, NULL, 20, '1 month');
 INSERT INTO plan_limits (plan, metric, period, limit_amount, mode, overage_price, rollover_max) VALUES
 	('rollovers_plan', 'rollovers_soft', 'month', 10, 'soft', 0.5, 10),
@@ -40,7 +41,8 @@ SELECT md5('rollovers ann')::uuid AS ann, md5('rollovers ben')::uuid AS ben, md5
 	md5('rollovers tom')::uuid AS tom, md5('rollovers ida')::uuid AS ida, md5('rollovers jon')::uuid AS jon,
 	md5('rollovers lee')::uuid AS lee \gset
 INSERT INTO subscriptions (user_id, plan)
-	SELECT u, 'rollovers_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'ida', :'jon', :'lee', :'team']::uuid[]) AS u;
+	SELECT u, 'rollovers_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'ida', :'lee', :'team']::uuid[]) AS u;
+INSERT INTO subscriptions (user_id, plan) VALUES (:'jon', 'rollovers_small');
 INSERT INTO subscriptions (user_id, plan, parent) VALUES (:'tom', 'rollovers_member', :'team');
 INSERT INTO subscriptions (user_id, plan, anchor, time_zone) VALUES
 	(:'hal', 'rollovers_plan', '2026-01-31 10:00+01', 'Europe/Berlin');
