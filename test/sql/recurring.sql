@@ -264,6 +264,9 @@ BEGIN;
 SELECT * FROM pg_temp.take(:'lee', 'recurring_calls', 11);
 ROLLBACK;
 SELECT * FROM pg_temp.given(:'lee', 'recurring_calls');
+BEGIN READ ONLY;
+SELECT * FROM pg_temp.ask(:'lee', 'recurring_calls', 15);
+COMMIT;
 -- two calls of one statement, or of one batch, get it once
 SELECT (o).allowed, (o).remaining, (o).bonus_remaining
 	FROM (SELECT check_and_consume_quota(:'lee', 'recurring_calls', 7) AS o FROM generate_series(1, 2) OFFSET 0) AS s;

@@ -167,6 +167,65 @@ SELECT * FROM pg_temp.take(:'dan', 'rollovers_min', 1);
 SELECT * FROM pg_temp.rolled(:'dan', 'rollovers_min');
 SET quota.test_clock = '2026-03-10 12:00:00+00';
 
+-- Whoever is first writes it ------------------------------------------------------------------
+
+-- 4 of March used, or 4 and 2 held: 6, or 4, roll over, whatever comes first in April, and once
+CREATE FUNCTION pg_temp.first_call(p_call text, OUT rolled text, OUT still_due boolean) LANGUAGE plpgsql AS $$
+DECLARE
+	v_user	uuid := md5('rollovers first ' || p_call)::uuid;
+	v_event	uuid;
+	v_older	uuid;
+	v_hold	uuid;
+BEGIN
+	INSERT INTO quota.subscriptions (user_id, plan) VALUES (v_user, 'rollovers_plan');
+	IF p_call LIKE '%older%' THEN
+		PERFORM set_config('quota.test_clock', '2026-02-10 12:00:00+00', true);
+		SELECT event_id INTO v_older FROM quota.check_and_consume_quota(v_user, 'rollovers_all', 10);
+	END IF;
+	PERFORM set_config('quota.test_clock', '2026-03-31 12:00:00+00', true);
+	SELECT event_id INTO v_event FROM quota.check_and_consume_quota(v_user, 'rollovers_all', 4);
+	IF p_call LIKE '%hold%' THEN
+		SELECT reservation_id INTO v_hold FROM quota.reserve_quota(v_user, 'rollovers_all', 2, '24 hours');
+	END IF;
+	PERFORM set_config('quota.test_clock', '2026-04-01 06:00:00+00', true);
+	EXECUTE 'SELECT quota.' || replace(replace(replace(replace(p_call, 'user', quote_literal(v_user)), 'event', quote_literal(v_event)),
+		'hold', quote_nullable(v_hold)), 'older', quote_nullable(v_older));
+	rolled := (SELECT string_agg(format('%s, %s used, from %s', trim_scale(amount), trim_scale(used_amount), granted_at), '; ')
+		FROM quota.user_bonuses WHERE user_id = v_user AND source = 'rollover');
+	still_due := quota.tidy_account(v_user, 'rollovers_all');
+END
+$$;
+SELECT call, f.* FROM unnest(ARRAY[
+	$$check_and_consume_quota(user, 'rollovers_all', 11)$$,
+	$$require_quota(user, 'rollovers_all', 11)$$,
+	$$consume_up_to(user, 'rollovers_all', 100)$$,
+	$$consume_quotas(user, '{"rollovers_all": 12, "rollovers_none": 1}')$$,
+	$$consume_quota_batch(ARRAY[user, user]::uuid[], ARRAY['rollovers_all', 'rollovers_all'], ARRAY[8, 8])$$,
+	$$reserve_quota(user, 'rollovers_all', 11)$$,
+	$$settle_reservation(hold, 1)$$,
+	$$cancel_reservation(hold)$$,
+	$$refund_quota(event, 1)$$,
+	$$refund_quota(older, 1)$$,
+	$$adjust_account(user, 'rollovers_all', 5)$$,
+	$$reset_account(user, 'rollovers_all')$$,
+	$$tidy_account(user, 'rollovers_all')$$]) AS call, LATERAL pg_temp.first_call(call) AS f;
+-- nor does looking at it in a transaction that may not write change anything
+SELECT * FROM pg_temp.take(:'ann', 'rollovers_all', 4);
+SET quota.test_clock = '2026-04-01 00:00:00+00';
+BEGIN READ ONLY;
+SELECT * FROM pg_temp.ask(:'ann', 'rollovers_all', 16);
+SELECT bonus_remaining, remaining FROM get_user_quota_status(:'ann') WHERE metric = 'rollovers_all';
+COMMIT;
+-- what a savepoint takes back comes again
+BEGIN;
+SAVEPOINT a;
+SELECT * FROM pg_temp.take(:'ann', 'rollovers_all', 11);
+ROLLBACK TO a;
+SELECT * FROM pg_temp.take(:'ann', 'rollovers_all', 12);
+COMMIT;
+SELECT * FROM pg_temp.rolled(:'ann', 'rollovers_all');
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+
 -- Held is not unused ----------------------------------------------------------------------
 
 -- 2 used, 3 held over the end of March: 5 roll over, and settling later changes that no more
@@ -373,6 +432,23 @@ SELECT allowed, retry_after FROM pg_temp.ask(:'fay', 'rollovers_long', 10);
 SELECT allowed, retry_after FROM pg_temp.ask(:'fay', 'rollovers_long', 16);
 SELECT allowed, retry_after FROM pg_temp.ask(:'fay', 'rollovers_min', 11);
 
+-- What a plan may say ----------------------------------------------------------------------------------------------
+
+CREATE FUNCTION pg_temp.terms(p_min numeric, p_max numeric, p_ttl interval) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, rollover_min, rollover_max, rollover_ttl)
+		VALUES ('rollovers_small', 'rollovers_calls', 'month', 10, p_min, p_max, p_ttl);
+	DELETE FROM quota.plan_limits WHERE plan = 'rollovers_small' AND metric = 'rollovers_calls';
+	RETURN 'ok';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE;
+END
+$$;
+SELECT min, max, ttl, pg_temp.terms(min, max, ttl) FROM (VALUES
+	(NULL::numeric, 5::numeric, NULL::interval), (0, 0, '1 microsecond'), (7, 5, '100 years'), (0.000001, 0.000001, '1 month'),
+	(-1, 5, NULL), (NULL, -1, NULL), ('NaN', 5, NULL), (NULL, 'NaN', NULL), (NULL, 'Infinity', NULL), (NULL, 0.0000001, NULL),
+	(NULL, 1e18, NULL), (NULL, 5, '0'), (NULL, 5, '-1 day'), (NULL, 5, '1 month -31 days'),
+	(NULL, 5, '1001 years'), (NULL, 5, '2562047788 hours')) AS v (min, max, ttl);
 -- Books
 SELECT count(*) FROM user_bonuses WHERE metric LIKE 'rollovers%' AND (used_amount < 0 OR used_amount > amount);
 SELECT user_id, metric, period, counter FROM verify_ledger() WHERE metric LIKE 'rollovers%';
