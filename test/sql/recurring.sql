@@ -21,9 +21,9 @@ SELECT md5('recurring ann')::uuid AS ann, md5('recurring ben')::uuid AS ben, md5
 	md5('recurring dan')::uuid AS dan, md5('recurring eve')::uuid AS eve, md5('recurring fay')::uuid AS fay,
 	md5('recurring gus')::uuid AS gus, md5('recurring hal')::uuid AS hal, md5('recurring ida')::uuid AS ida,
 	md5('recurring jon')::uuid AS jon, md5('recurring kim')::uuid AS kim, md5('recurring lee')::uuid AS lee,
-	md5('recurring team')::uuid AS team, md5('recurring tom')::uuid AS tom \gset
+	md5('recurring nia')::uuid AS nia, md5('recurring oto')::uuid AS oto, md5('recurring team')::uuid AS team, md5('recurring tom')::uuid AS tom \gset
 INSERT INTO subscriptions (user_id, plan)
-	SELECT u, 'recurring_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'ida', :'jon', :'kim', :'lee', :'team']::uuid[]) AS u;
+	SELECT u, 'recurring_plan' FROM unnest(ARRAY[:'ann', :'ben', :'cat', :'dan', :'eve', :'fay', :'gus', :'ida', :'jon', :'kim', :'lee', :'nia', :'oto', :'team']::uuid[]) AS u;
 INSERT INTO subscriptions (user_id, plan, time_zone) VALUES (:'hal', 'recurring_plan', 'Europe/Berlin');
 INSERT INTO subscriptions (user_id, plan, parent) VALUES (:'tom', 'recurring_member', :'team');
 
@@ -126,12 +126,24 @@ SET quota.test_clock = '2026-05-12 12:00:00+00';
 SELECT * FROM pg_temp.ask(:'dan', 'recurring_calls', 1);
 SELECT * FROM pg_temp.given(:'dan', 'recurring_calls');
 SET quota.test_clock = '2026-03-10 12:00:00+00';
--- nothing is given from the end on, to the microsecond
-SELECT set_recurring_bonus(:'eve', 'recurring_calls', 5, 'month', p_ends_at := '2026-03-20 00:00+00') IS NOT NULL AS set;
-SET quota.test_clock = '2026-03-19 23:59:59.999999+00';
+-- that of the period that begins before the end is there until its own end, whether somebody has
+-- called meanwhile or not; none begins at the very end, or after it
+SELECT set_recurring_bonus(:'eve', 'recurring_calls', 5, 'month', p_ends_at := '2026-04-10 12:00+00') IS NOT NULL AS set;
+SELECT set_recurring_bonus(:'nia', 'recurring_calls', 5, 'month', p_ends_at := '2026-04-10 12:00:00.000001+00') IS NOT NULL AS set;
+-- two a week, those of 10, 17 and 24 March
+SELECT set_recurring_bonus(:'nia', 'recurring_other', 2, 'week', p_accumulates := true, p_ends_at := '2026-03-25 00:00+00') IS NOT NULL AS set;
+SET quota.test_clock = '2026-04-10 11:59:59.999999+00';
 SELECT * FROM pg_temp.ask(:'eve', 'recurring_calls', 1);
-SET quota.test_clock = '2026-03-20 00:00:00+00';
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_calls', 1);
+SET quota.test_clock = '2026-04-10 12:00:00+00';
 SELECT * FROM pg_temp.ask(:'eve', 'recurring_calls', 1);
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_calls', 1);
+SET quota.test_clock = '2026-05-10 11:59:59.999999+00';
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_calls', 1);
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_other', 1);
+SET quota.test_clock = '2026-05-10 12:00:00+00';
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_calls', 1);
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_other', 1);
 SET quota.test_clock = '2026-03-10 12:00:00+00';
 
 -- Stopped: what was given stays until its period ends, nothing more is given -----------------------------
@@ -148,6 +160,17 @@ SELECT * FROM pg_temp.take(:'eve', 'recurring_other', 1);
 SET quota.test_clock = '2026-04-10 12:00:00+00';
 SELECT * FROM pg_temp.ask(:'eve', 'recurring_other', 1);
 SELECT * FROM pg_temp.given(:'eve', 'recurring_other');
+SET quota.test_clock = '2026-03-10 12:00:00+00';
+
+-- the same where nobody has called before
+SELECT set_recurring_bonus(:'oto', 'recurring_calls', 5, 'month', 'oto stops') AS oto_stops \gset
+SET quota.test_clock = '2026-03-20 00:00:00+00';
+SELECT stop_recurring_bonus(:'oto_stops') AS stopped;
+SELECT * FROM pg_temp.ask(:'oto', 'recurring_calls', 1);
+SET quota.test_clock = '2026-04-10 11:59:59.999999+00';
+SELECT * FROM pg_temp.ask(:'oto', 'recurring_calls', 1);
+SET quota.test_clock = '2026-04-10 12:00:00+00';
+SELECT * FROM pg_temp.ask(:'oto', 'recurring_calls', 1);
 SET quota.test_clock = '2026-03-10 12:00:00+00';
 
 -- One that was taken back does not come back; that of the next period comes ----------------------------------
