@@ -11,6 +11,8 @@
  *	fractions	random amounts up to 10^18, checked by what must hold
  *	money		what an amount costs, up to where it cannot be told
  *	parts		what of a whole is kept, unit by unit
+ *	rates		sliding windows and buckets among the others: what they let
+ *				pass, and that no time before the one that is told would do
  *
  *-------------------------------------------------------------------------
  */
@@ -942,6 +944,148 @@ parts(void)
 	}
 }
 
+/* Windows whose units leave one by one -------------------------------------- */
+
+/* The input as it will be at a time, if nothing happens */
+static void
+input_at(const Input *now, int64_t at, Input *later)
+{
+	*later = *now;
+	later->in.now = at;
+	later->in.limits = later->windows;
+	later->in.bonuses = later->bonuses;
+	later->in.nbonuses = 0;
+	for (int i = 0; i < now->in.nlimits; i++)
+	{
+		WindowState *l = &later->windows[i];
+
+		if (l->rate)
+			l->used = rate_used_at(l->rate, at);
+		else if (l->resets_at <= at)
+		{
+			l->used = l->held = l->cost = 0;
+			l->resets_at = DECISION_NEVER;
+		}
+	}
+	for (int b = 0; b < now->in.nbonuses; b++)
+		if (now->bonuses[b].expires_at > at)
+			later->bonuses[later->in.nbonuses++] = now->bonuses[b];
+}
+
+/* A window that has let some units pass since 900 */
+static void
+random_rate(RateWindow *rate, RateState *state, Amount unit)
+{
+	memset(state, 0, sizeof(*state));
+	rate->kind = dice(2) ? RATE_GCRA : RATE_SLIDING;
+	rate->limit = (1 + dice(6)) * unit;
+	rate->burst = (1 + dice(6)) * unit;
+	rate->length = 60 * (1 + dice(4));
+	rate->state = state;
+	for (int when = 900 + dice(50); when <= NOW && dice(6); when += dice(40))
+		rate_add(rate, (1 + dice(3)) * unit, when, when);
+}
+
+static void
+random_rates(Input *input, RateWindow *rates, RateState *states, Amount unit)
+{
+	DecisionInput *in = &input->in;
+
+	memset(input, 0, sizeof(*input));
+	in->now = NOW;
+	in->limits = input->windows;
+	in->nlimits = 1 + dice(MAX_WINDOWS);
+	in->allowance = dice(in->nlimits);
+	in->bonuses = input->bonuses;
+	in->nbonuses = dice(MAX_BONUSES + 1);
+	in->amount = (1 + dice(6)) * unit;
+	for (int i = 0; i < in->nlimits; i++)
+	{
+		WindowState *l = &input->windows[i];
+
+		l->mode = dice(2) ? MODE_HARD : (LimitMode) dice(3);
+		l->limit = dice(7) * unit;
+		l->used = dice(7) * unit;
+		l->held = dice(3) ? 0 : dice(3) * unit;
+		l->length = i == in->allowance ? 3 : 2;
+		l->resets_at = dice(2) ? DECISION_NEVER : NOW + 1 + dice(200);
+		if (dice(3) == 0)
+			continue;
+		random_rate(&rates[i], &states[i], unit);
+		l->rate = &rates[i];
+		l->limit = rates[i].limit;
+		l->used = rate_used_at(l->rate, NOW);
+		l->resets_at = rate_empty_at(l->rate, NOW);
+	}
+	for (int b = 0; b < in->nbonuses; b++)
+	{
+		input->bonuses[b].left = (1 + dice(3)) * unit;
+		input->bonuses[b].expires_at = dice(2) ? DECISION_NEVER : NOW + 1 + dice(300);
+	}
+}
+
+/* Does a window have room now, bonuses included? */
+static Amount
+room_now(const DecisionInput *in, int i)
+{
+	const WindowState *l = &in->limits[i];
+	Amount		room = (l->rate ? rate_capacity(l->rate) : l->limit) - l->used - l->held;
+
+	room = amount_max(room, 0);
+	for (int b = 0; i == in->allowance && b < in->nbonuses; b++)
+		room += in->bonuses[b].left;
+	return room;
+}
+
+static void
+rates(void)
+{
+	for (int n = 0; n < 4000; n++)
+	{
+		Input		input;
+		Input		later;
+		RateWindow	windows[MAX_WINDOWS];
+		RateState	states[MAX_WINDOWS];
+		Decision	d;
+		Decision	then;
+		Amount		most_now = 0;
+		bool		bounded;
+		bool		fits = true;
+		int64_t		until;
+
+		random_rates(&input, windows, states, units[dice(LENGTH(units))]);
+		for (int i = 0; i < input.in.nlimits; i++)
+			fits &= input.windows[i].mode != MODE_HARD || room_now(&input.in, i) >= input.in.amount;
+		bounded = decision_grantable(&input.in, &most_now);
+		check(fits == (!bounded || most_now >= input.in.amount), "grantable of rates", &input.in, NULL);
+		decide(&input.in, &d);
+		check(d.allowed == fits, "granted just if every hard window has room", &input.in, &d);
+		check(d.before.unlimited || d.reason == REASON_SHADOW ||
+			  d.before.remaining == room_now(&input.in, d.before.binding), "what is left", &input.in, &d);
+		if (d.allowed)
+			continue;
+
+		/* denied until then, at each microsecond, and not a moment longer */
+		until = d.retry_after == DECISION_NEVER ? NOW + 2500 : NOW + d.retry_after;
+		for (int64_t at = NOW + 1; at < until; at++)
+		{
+			input_at(&input, at, &later);
+			decide(&later.in, &then);
+			if (!then.allowed)
+				continue;
+			check(false, "no time before does", &input.in, &d);
+			printf("  granted at %lld\n", (long long) at);
+			break;
+		}
+		passed++;
+		if (d.retry_after == DECISION_NEVER)
+			continue;
+		input_at(&input, until, &later);
+		decide(&later.in, &then);
+		check(then.allowed, "the time that is told does", &input.in, &d);
+	}
+}
+
 static void
 reason_names(void)
 {
@@ -961,6 +1105,7 @@ main(void)
 	fractions();
 	money();
 	parts();
+	rates();
 	reason_names();
 	printf("%ld passed, %ld failed\n", passed, failed);
 	return failed > 0 ? 1 : 0;
