@@ -570,6 +570,8 @@ large_world(void)
 		{
 			WindowState *w = &input.windows[i];
 
+			/* what is hard decides; what is soft or shadow only lets pass */
+			w->mode = random_bits() % 3 ? MODE_HARD : random_bits() % 2 ? MODE_SOFT : MODE_SHADOW;
 			w->unlimited = random_bits() % 5 == 0;
 			w->limit = random_amount(AMOUNT_BOUND);
 			/* an account may have grown far above any single limit */
@@ -602,7 +604,7 @@ large_world(void)
 			const WindowState *w = &in->limits[i];
 			Amount		free = w->limit - w->used - w->held;
 
-			if (!w->unlimited &&
+			if (!w->unlimited && w->mode == MODE_HARD &&
 				amount_max(free, 0) + (i == in->allowance ? held_by_bonuses : 0) < in->amount)
 				fits = false;
 		}
@@ -619,14 +621,19 @@ large_world(void)
 		}
 		check(in_order, "bonuses in their order", in, &d);
 		check(taken == d.parts.bonus, "what is taken is what bonuses pay", in, &d);
-		check(d.parts.allowance >= 0 && d.parts.bonus >= 0 &&
-			  d.parts.allowance + d.parts.bonus == (d.allowed ? in->amount : 0), "all or nothing", in, &d);
+		check(d.parts.allowance >= 0 && d.parts.bonus >= 0 && d.parts.overage >= 0 &&
+			  parts_total(&d.parts) == (d.allowed ? in->amount : 0), "all or nothing", in, &d);
 		check(d.before.remaining >= 0 && d.after.remaining >= 0 &&
 			  d.before.bonus_remaining == held_by_bonuses &&
 			  d.after.bonus_remaining == held_by_bonuses - taken, "never below zero", in, &d);
 		check(d.before.binding >= 0 && d.after.binding >= 0, "a window is told", in, &d);
 		check(d.allowed || d.retry_after >= 0, "no retry in the past", in, &d);
-		if (d.allowed && !in->limits[in->allowance].unlimited)
+		check(d.parts.overage == 0 || (in->limits[in->allowance].mode == MODE_SOFT &&
+									   !in->limits[in->allowance].unlimited && taken == held_by_bonuses),
+			  "overage is soft, and the last resort", in, &d);
+		check(d.parts.cost == 0, "nothing costs without a price", in, &d);
+		if (d.allowed && !in->limits[in->allowance].unlimited &&
+			in->limits[in->allowance].mode != MODE_SHADOW)
 		{
 			const WindowState *w = &in->limits[in->allowance];
 
@@ -635,9 +642,10 @@ large_world(void)
 			check(d.parts.bonus == 0 || d.parts.allowance == amount_max(w->limit - w->used - w->held, 0),
 				  "the allowance before bonuses", in, &d);
 		}
-		if (d.allowed && in->limits[in->allowance].unlimited)
-			check(d.parts.bonus == 0, "no bonus where there is no limit", in, &d);
-		if (d.allowed && !d.after.unlimited)
+		if (d.allowed && (in->limits[in->allowance].unlimited ||
+						  in->limits[in->allowance].mode == MODE_SHADOW))
+			check(d.parts.bonus == 0, "no bonus where nothing denies", in, &d);
+		if (d.allowed && !d.after.unlimited && d.before.binding == d.after.binding)
 			check(d.after.remaining <= d.before.remaining || d.before.unlimited,
 				  "a grant leaves no more", in, &d);
 
