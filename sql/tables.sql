@@ -73,7 +73,7 @@ CREATE TABLE quota.plan_limits (
 	burst			numeric CHECK (burst > 0 AND quota.valid_limit(burst)),
 	rollover_min	numeric CHECK (quota.valid_limit(rollover_min)),
 	rollover_max	numeric CHECK (quota.valid_limit(rollover_max)),
-	rollover_ttl	interval CHECK (rollover_ttl > '0'),
+	rollover_ttl	interval CHECK (rollover_ttl > '0' AND rollover_ttl <= '1000 years'),
 	PRIMARY KEY (plan, metric, period),
 	CHECK (algorithm = 'fixed' OR period <> 'lifetime'),
 	CHECK (burst IS NULL OR algorithm = 'gcra'),

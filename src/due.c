@@ -165,7 +165,7 @@ add_recurring(RelationSet *set, Charge *charge, RelationView view, const Recurri
 
 	if (at < r->anchor && r->anchor < r->ends_at)
 		charge->next_due = Min(charge->next_due, r->anchor);
-	for (int i = 0; i < MAX_IDLE_PERIODS && at >= r->anchor && at < r->ends_at; i++)
+	for (int i = 0; i < MAX_IDLE_PERIODS && at >= r->anchor; i++)
 	{
 		TimestampTz start;
 		TimestampTz end;
@@ -175,6 +175,15 @@ add_recurring(RelationSet *set, Charge *charge, RelationView view, const Recurri
 		period_bounds(&r->period, &r->anchor, zone, at, &start, &end);
 		if (i == 0)
 			charge->next_due = Min(charge->next_due, end);
+		if (start >= r->ends_at)
+		{
+			if (!r->accumulates)
+				return;
+			/* none of the periods since the end gives any */
+			at = r->ends_at - 1;
+			i--;
+			continue;
+		}
 		id_of_period(r, start, &id);
 		if (bonus_add(set, &id, charge->now, view, &charge->bonuses) >= 0)
 			return;

@@ -256,6 +256,9 @@ posting_write(Posting *posting)
 			continue;
 		apply(posting, charge);
 		bonus_write(posting->set, &charge->bonuses, &charge->user_id, charge->metric);
+		/* what rolls over is written together with the end of the period */
+		for (int a = 0; a < charge_windows(charge); a++)
+			charge->accounts[a]->changed |= charge->accounts[a]->closing;
 		for (int a = 0; a < charge->naccounts; a++)
 			account_write(posting->set, charge->accounts[a], charge->now);
 	}
