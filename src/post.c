@@ -234,8 +234,9 @@ post(const Request *request, Outcome *outcomes)
 
 /*
  * Lock all accounts of some requests in the one order, which a request alone
- * keeps to by itself.  They are read again by each request.  First uses create
- * them, and they stay, with nothing used, where the request is denied.
+ * keeps to by itself.  They are read again by each request.  Those that do not
+ * exist are left to the request that creates them: if another call is about to
+ * create the same, out of this order, the request gives up with 40001.
  */
 static void
 lock_all(RelationSet *set, Posting *posting)
@@ -273,8 +274,8 @@ lock_all(RelationSet *set, Posting *posting)
 }
 
 /*
- * Lock the accounts of some subjects on a metric, creating them if need be, so
- * that nobody else moves anything there until the transaction ends.  Raises
+ * Lock the accounts of some subjects on a metric, as far as they exist, so that
+ * nobody else moves anything there until the transaction ends.  Raises
  * 40001 where the caller's snapshot rules and one was changed since.
  */
 void
@@ -285,7 +286,8 @@ post_lock(const pg_uuid_t *user_ids, int n, const char *metric)
 	RequestItem *items = palloc0((n + 1) * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_TIDY, .items = items, .nitems = 0};
 	HeldAccounts held = {0};
-	Posting		posting = {.request = &request, .set = set, .held = &held, .now = DT_NOBEGIN};
+	Posting		posting = {.request = &request, .set = set, .held = &held,
+	.locks_only = true, .now = DT_NOBEGIN};
 
 	for (int i = 0; i < n; i++)
 	{
@@ -332,7 +334,8 @@ lock_batch(RelationSet *set, const Request *requests, int n, HeldAccounts *held)
 {
 	RequestItem *items = palloc(n * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_CONSUME, .items = items};
-	Posting		posting = {.request = &request, .set = set, .held = held, .now = DT_NOBEGIN};
+	Posting		posting = {.request = &request, .set = set, .held = held,
+	.locks_only = true, .now = DT_NOBEGIN};
 	const Request **sorted = palloc(n * sizeof(Request *));
 
 	for (int i = 0; i < n; i++)

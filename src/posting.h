@@ -49,6 +49,7 @@ typedef struct Posting
 
 	/* of all tries */
 	HeldAccounts *held;			/* of the whole call */
+	bool		locks_only;		/* what exists; nothing is written */
 	bool		waited;			/* met another call on the same account */
 	LimitVersion limits_version;	/* before the snapshot was taken */
 	int			tries;			/* that were in vain */

@@ -138,7 +138,7 @@ posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged)
 
 		/* what an event or hold names, and is gone, is not made again */
 		if (!account->exists &&
-			(charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
+			(posting->locks_only || charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
 			continue;
 		lock = account_lock(posting->set, account, !out_of_order(posting->held, account));
 		if (lock == ACCOUNT_BUSY)
