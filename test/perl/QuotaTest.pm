@@ -304,6 +304,11 @@ WHERE a.action IN ('consume', 'release', 'set_gauge', 'reserve', 'settle', 'canc
 	AND NOT EXISTS (SELECT FROM quota.usage_events e WHERE e.id = a.event_id)
 	-- where there is no limit there was nothing to give back
 	AND (a.action <> 'release' OR a.event_id IS NOT NULL)
+	-- what moves within a team that alone has a limit moves nothing
+	AND NOT (a.action = 'consume' AND a.event_id IS NULL AND EXISTS (
+		SELECT FROM quota.quota_audit_log r
+		WHERE r.action = 'release' AND r.event_id IS NULL AND r.created_at = a.created_at
+			AND r.metric = a.metric AND r.attempted_amount = a.attempted_amount))
 UNION ALL
 SELECT 'key used twice', user_id, metric, encode(key_hash, 'hex'), count(*), NULL, NULL, NULL
 FROM quota.usage_events WHERE key_hash IS NOT NULL
