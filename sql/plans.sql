@@ -148,7 +148,7 @@ BEGIN
 		ELSE
 			v_limit := greatest(v_row.limit_before + (v_row.new_limit - v_row.old_limit) * v_row.remaining_share, 0);
 		END IF;
-		v_limit := round(v_limit, 6);
+		v_limit := trim_scale(round(v_limit, 6));
 		CONTINUE WHEN v_limit = v_row.new_limit;
 
 		-- For the allowance without naming its period, as set_limit_override does

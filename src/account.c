@@ -88,7 +88,7 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 		account_read_rate(account);
 }
 
-/* Names of the windows in which a subject has an account of a metric */
+/* Names of the windows in which a subject has units of a metric in use */
 List *
 account_windows(RelationSet *set, const LimitSet *limits, RelationView view)
 {
@@ -102,6 +102,10 @@ account_windows(RelationSet *set, const LimitSet *limits, RelationView view)
 	{
 		bool		isnull;
 
+		if (amount_attr(slot, Anum_usage_tracking_used) == 0 &&
+			amount_attr(slot, Anum_usage_tracking_bonus_used) == 0 &&
+			amount_attr(slot, Anum_usage_tracking_overage) == 0)
+			continue;
 		names = lappend(names, TextDatumGetCString(slot_getattr(slot, Anum_usage_tracking_period,
 																&isnull)));
 	}

@@ -257,7 +257,7 @@ posting_write(Posting *posting)
 		apply(posting, charge);
 		bonus_write(posting->set, &charge->bonuses, &charge->user_id, charge->metric);
 		/* what rolls over is written together with the end of the period */
-		for (int a = 0; a < charge_windows(charge); a++)
+		for (int a = 0; a < charge_windows(charge) && bonus_any_due(&charge->bonuses); a++)
 			charge->accounts[a]->changed |= charge->accounts[a]->closing;
 		for (int a = 0; a < charge->naccounts; a++)
 			account_write(posting->set, charge->accounts[a], charge->now);
@@ -302,7 +302,9 @@ record_charge(Posting *posting, Charge *charge, const pg_uuid_t *id,
 	event.metric = charge->metric;
 	event.kind = charge->kind;
 	event.moved = charge->moved;
-	event.requested = request->up_to && main == NULL ? request->items[0].amount : charge->amount;
+	/* what the caller asked for, which may be more than there was, or than moves */
+	event.requested = request->kind == REQUEST_CONSUME && main == NULL ?
+		request->items[charge->item].amount : charge->amount;
 	event.key = key;
 	event.outcome = outcome;
 	event.metadata = request->metadata;

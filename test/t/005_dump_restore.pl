@@ -180,8 +180,8 @@ foreach my $database (qw(custom plain parallel))
 	# the triggers on the catalogue are there, too
 	is($node->safe_psql($database, <<"END"), "5 days\nt\nf", "$database: limits can be changed, and count at once");
 UPDATE quota.plan_limits SET period = '5 day', limit_amount = 3 WHERE plan = 'basic' AND metric = 'seats' RETURNING period;
-SELECT allowed FROM quota.check_and_consume_quota('${\subject(9)}', 'requests', 6);
-SELECT allowed FROM quota.check_and_consume_quota('${\subject(9)}', 'requests', 1);
+SELECT allowed FROM quota.check_and_consume_quota('${\subject(19)}', 'requests', 6);
+SELECT allowed FROM quota.check_and_consume_quota('${\subject(19)}', 'requests', 1);
 END
 	isnt(sqlstate($node, "UPDATE quota.subscriptions SET parent = '$frank' WHERE user_id = '$org'", database => $database),
 		'', "$database: a circle of parents is refused");

@@ -90,7 +90,8 @@ END
 my @rows = (
 	$user . <<'END',
 \set seat random(1, 30)
-UPDATE seats SET owner = subject(:user), weight = 1 + :user % 3 WHERE seat = :seat;
+UPDATE seats SET owner = subject(:user) WHERE seat = :seat;
+UPDATE seats SET weight = 1 + :user % 3 WHERE seat = :seat;
 END
 	$user . <<'END');
 \set seat random(31, 1000000000)
