@@ -305,18 +305,8 @@ SELECT 'audit row without its event', a.user_id, a.metric, a.id::text, a.attempt
 FROM quota.quota_audit_log a
 WHERE a.action IN ('consume', 'release', 'set_gauge', 'reserve', 'settle', 'cancel', 'refund') AND a.success
 	AND NOT EXISTS (SELECT FROM quota.usage_events e WHERE e.id = a.event_id)
-<<<<<<< HEAD
 	-- a gauge may have had nothing to give back, or what one subject gave another one got
 	AND (a.event_id IS NOT NULL OR NOT EXISTS (SELECT FROM quota.metrics m WHERE m.metric = a.metric AND m.kind = 'gauge'))
-=======
-	-- where there is no limit there was nothing to give back
-	AND (a.action <> 'release' OR a.event_id IS NOT NULL)
-	-- what moves within a team that alone has a limit moves nothing
-	AND NOT (a.action = 'consume' AND a.event_id IS NULL AND EXISTS (
-		SELECT FROM quota.quota_audit_log r
-		WHERE r.action = 'release' AND r.event_id IS NULL AND r.created_at = a.created_at
-			AND r.metric = a.metric AND r.attempted_amount = a.attempted_amount))
->>>>>>> 2f21428f252516965931a65d754933f05ce11a28
 UNION ALL
 SELECT 'key used twice', user_id, metric, encode(key_hash, 'hex'), count(*), NULL, NULL, NULL
 FROM quota.usage_events WHERE key_hash IS NOT NULL
