@@ -144,6 +144,11 @@ SELECT * FROM pg_temp.ask(:'nia', 'recurring_other', 1);
 SET quota.test_clock = '2026-05-10 12:00:00+00';
 SELECT * FROM pg_temp.ask(:'nia', 'recurring_calls', 1);
 SELECT * FROM pg_temp.ask(:'nia', 'recurring_other', 1);
+-- after the end of one, a denial still knows when another comes: 3 in a week, before June
+SELECT set_recurring_bonus(:'nia', 'recurring_other', 3, 'week') IS NOT NULL AS set;
+SELECT * FROM pg_temp.take(:'nia', 'recurring_other', 19);
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_other', 3);
+SELECT * FROM pg_temp.ask(:'nia', 'recurring_other', 4);
 SET quota.test_clock = '2026-03-10 12:00:00+00';
 
 -- Stopped: what was given stays until its period ends, nothing more is given -----------------------------
