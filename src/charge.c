@@ -31,7 +31,7 @@
 /* So often a denial is decided again as of a later time */
 #define LOOK_AHEAD_STEPS	1000
 
-/* So many ends of periods at which something may roll over are looked at */
+/* So many ends of periods at which something may roll over or be refilled */
 #define LOOK_AHEAD_PERIODS	24
 
 /* ---------------------------------------------------------------------------
@@ -429,10 +429,12 @@ charge_report(Charge *charge)
 static TimestampTz
 next_change(RelationSet *set, const Charge *charge, RelationView view, int step)
 {
-	TimestampTz at = Min(charge->limits.valid_until, charge->next_due);
+	TimestampTz at = charge->limits.valid_until;
 	bool		holds = false;
 
-	/* more may roll over than a period gives, but not for ever */
+	/* more may roll over or be refilled than a period gives, but not for ever */
+	if (step < LOOK_AHEAD_PERIODS)
+		at = Min(at, charge->next_due);
 	if (step < LOOK_AHEAD_PERIODS && charge->limits.nlimits > 0 &&
 		charge_allowance(charge)->limit->rollover.enabled)
 		at = Min(at, charge_allowance(charge)->current.end);

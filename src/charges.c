@@ -136,14 +136,14 @@ add_event_charge(Posting *posting, int *room, Event *event, int level)
 	return charge;
 }
 
-/* The events of other subjects that the call of "main" made, too */
+/* Of the events that refer to one, those of other subjects that its call made, too */
 static List *
-level_events(Posting *posting, const Event *main, EventKind kind)
+level_events(List *referring, EventKind kind)
 {
 	List	   *levels = NIL;
 	ListCell   *lc;
 
-	foreach(lc, ledger_find_referring(posting->set, &main->id, posting->view))
+	foreach(lc, referring)
 	{
 		Event	   *event = lfirst(lc);
 
@@ -175,11 +175,13 @@ find_reservation(Posting *posting, int *room)
 		event->kind != EVENT_RESERVE || event->has_refers_to)
 		raise_unknown_reservation(id);
 	posting->event = event;
+	posting->referring = ledger_find_referring(posting->set, id, posting->view);
 	add_event_charge(posting, room, event, 0);
-	foreach(lc, level_events(posting, event, EVENT_RESERVE))
+	foreach(lc, level_events(posting->referring, EVENT_RESERVE))
 		add_event_charge(posting, room, lfirst(lc), 1);
 	for (int i = 0; i < posting->ncharges; i++)
-		ledger_read_lines(posting->set, posting->view, posting->charges[i].event);
+		if (posting->charges[i].event->moved.held.bonus != 0)
+			ledger_read_lines(posting->set, posting->view, posting->charges[i].event);
 }
 
 void
@@ -217,11 +219,13 @@ find_refunded(Posting *posting, int *room)
 	add_event_charge(posting, room, event, 0);
 	if (event->kind == EVENT_CONSUME)
 	{
-		foreach(lc, level_events(posting, event, EVENT_CONSUME))
+		foreach(lc, level_events(ledger_find_referring(posting->set, id, posting->view),
+								 EVENT_CONSUME))
 			add_event_charge(posting, room, lfirst(lc), 1);
 		return;
 	}
-	foreach(lc, level_events(posting, &reserve, EVENT_RESERVE))
+	foreach(lc, level_events(ledger_find_referring(posting->set, &reserve.id, posting->view),
+							 EVENT_RESERVE))
 	{
 		Event	   *level = lfirst(lc);
 		Event	   *settle = hold_resolution(posting->set, &level->id, posting->view);

@@ -173,7 +173,7 @@ add_recurring(RelationSet *set, Charge *charge, RelationView view, const Recurri
 		BonusState	state = {.left = r->amount, .priority = r->priority};
 
 		period_bounds(&r->period, &r->anchor, zone, at, &start, &end);
-		if (i == 0)
+		if (i == 0 && end < r->ends_at)
 			charge->next_due = Min(charge->next_due, end);
 		if (start >= r->ends_at)
 		{

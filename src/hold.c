@@ -17,13 +17,13 @@
 
 #include "hold.h"
 
-/* The event that ended a reservation, or NULL as long as it is open */
+/* Of the events that refer to a reservation, the one that ended it, or NULL */
 Event *
-hold_resolution(RelationSet *set, const pg_uuid_t *reserve_id, RelationView view)
+hold_find_resolution(List *referring)
 {
 	ListCell   *lc;
 
-	foreach(lc, ledger_find_referring(set, reserve_id, view))
+	foreach(lc, referring)
 	{
 		Event	   *event = lfirst(lc);
 
@@ -32,6 +32,13 @@ hold_resolution(RelationSet *set, const pg_uuid_t *reserve_id, RelationView view
 			return event;
 	}
 	return NULL;
+}
+
+/* The event that ended a reservation, or NULL as long as it is open */
+Event *
+hold_resolution(RelationSet *set, const pg_uuid_t *reserve_id, RelationView view)
+{
+	return hold_find_resolution(ledger_find_referring(set, reserve_id, view));
 }
 
 /*

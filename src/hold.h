@@ -10,6 +10,7 @@
 
 #include "ledger.h"
 
+extern Event *hold_find_resolution(List *referring);
 extern Event *hold_resolution(RelationSet *set, const pg_uuid_t *reserve_id,
 							  RelationView view);
 extern List *hold_find_lapsed(RelationSet *set, const pg_uuid_t *user_id,

@@ -43,6 +43,7 @@ typedef struct Posting
 	Charge	   *charges;		/* in the order of locking */
 	int			ncharges;
 	Event	   *event;			/* of a request of an event: the one it names */
+	List	   *referring;		/* Event: those that refer to it */
 	DecisionReason reason;		/* of a denial that no charge has decided */
 	bool		has_shortfall;
 	Amount		shortfall;

@@ -62,7 +62,7 @@ reservation_has_ended(Posting *posting, Verdict *verdict)
 {
 	const Request *request = posting->request;
 	Event	   *reserve = posting->event;
-	Event	   *resolution = hold_resolution(posting->set, &reserve->id, posting->view);
+	Event	   *resolution = hold_find_resolution(posting->referring);
 	bool		settle = request->kind == REQUEST_SETTLE;
 	Amount		amount = !settle ? 0 :
 		request->has_amount ? request->amount : parts_total(&reserve->moved.held);
@@ -81,7 +81,8 @@ reservation_has_ended(Posting *posting, Verdict *verdict)
 	{
 		/* a parent's clock may have been ahead */
 		for (int i = 0; i < posting->ncharges && !resolution; i++)
-			resolution = hold_resolution(posting->set, &posting->charges[i].event->id,
+			if (posting->charges[i].event != reserve)
+				resolution = hold_resolution(posting->set, &posting->charges[i].event->id,
 										 posting->view);
 		if (!resolution)
 			return false;
