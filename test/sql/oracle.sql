@@ -42,7 +42,7 @@ CREATE TEMP TABLE named (step integer, kind text, nr integer, engine uuid, refer
 -- Other seeds and lengths: PGOPTIONS='-c oracle.seed=0.7 -c oracle.steps=100000'
 DO $walk$
 DECLARE
-	v_seed		float8 := coalesce(nullif(current_setting('oracle.seed', true), ''), '0.42');
+	v_seed		float8 := coalesce(nullif(current_setting('oracle.seed', true), ''), '0.12');
 	v_steps		integer := coalesce(nullif(current_setting('oracle.steps', true), ''), '2000');
 	v_metrics	text[] := ARRAY['oracle_calls', 'oracle_tokens', 'oracle_seats', 'oracle_sso', 'oracle_other'];
 	v_plans		text[] := ARRAY['oracle_small', 'oracle_wide', 'oracle_equal', 'oracle_odd', 'oracle_open',
