@@ -398,6 +398,8 @@ $walk$;
 
 -- What they left behind is the same ...
 SELECT w.nr, d.* FROM twins AS w, pg_temp.differences(engine, reference) AS d;
+-- (what bonuses have given away, nobody has got)
+UPDATE quota.user_bonuses SET given_amount = 0 FROM twins WHERE user_id IN (engine, reference);
 SELECT count(*) FROM twins, unnest(ARRAY[engine, reference]) AS u, quota.verify_ledger(u);
 
 -- ... most periods were closed at the same time, by the same limits ...
