@@ -196,10 +196,12 @@ CREATE FUNCTION quota_reference.write_due(
 	LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-	a		quota_reference.account;
-	v_hold	quota.usage_events;
+	a			quota_reference.account;
+	v_hold		quota.usage_events;
+	v_windows	text[] := p_event.rate_periods || p_event.period;
 BEGIN
 	FOREACH a IN ARRAY p_subject.accounts LOOP
+		v_windows := v_windows || a.period;
 		CONTINUE WHEN NOT a.is_moved AND NOT a.is_new;
 		-- what only an event concerns moves on if something moves in it
 		CONTINUE WHEN p_event.id IS NOT NULL AND NOT EXISTS (
@@ -233,14 +235,18 @@ BEGIN
 		 WHERE h.expires_at <= p_now
 		 ORDER BY h.expires_at, h.id
 	LOOP
+		v_windows := v_windows || v_hold.rate_periods || v_hold.period;
 		PERFORM quota_reference.enter(
 			quota_reference.ended_hold(v_hold, 'expire', p_now),
 			ARRAY(SELECT ROW(l.bonus_id, 0, -l.held)::quota_reference.line
 					FROM unnest(quota_reference.lines_of(v_hold.id)) AS l));
 	END LOOP;
+	-- the accounts that were looked at need not look again before this
 	UPDATE quota.usage_tracking AS t
-	   SET holds_expire_at = (SELECT min(h.expires_at) FROM quota_reference.open_holds(t.user_id, t.metric) AS h)
-	 WHERE t.user_id = p_subject.user_id AND t.metric = p_subject.metric AND t.holds_expire_at <= p_now;
+	   SET holds_expire_at = (SELECT min(x.expires_at) FROM quota.usage_events AS x
+							   WHERE x.user_id = t.user_id AND x.metric = t.metric AND x.expires_at > p_now)
+	 WHERE t.user_id = p_subject.user_id AND t.metric = p_subject.metric AND t.holds_expire_at <= p_now
+	   AND t.period = ANY (v_windows);
 END
 $$;
 

@@ -42,7 +42,7 @@ CREATE TEMP TABLE named (step integer, kind text, nr integer, engine uuid, refer
 -- Other seeds and lengths: PGOPTIONS='-c oracle.seed=0.7 -c oracle.steps=100000'
 DO $walk$
 DECLARE
-	v_seed		float8 := coalesce(nullif(current_setting('oracle.seed', true), ''), '0.42');
+	v_seed		float8 := coalesce(nullif(current_setting('oracle.seed', true), ''), '0.12');
 	v_steps		integer := coalesce(nullif(current_setting('oracle.steps', true), ''), '2000');
 	v_metrics	text[] := ARRAY['oracle_calls', 'oracle_tokens', 'oracle_seats', 'oracle_sso', 'oracle_other'];
 	v_plans		text[] := ARRAY['oracle_small', 'oracle_wide', 'oracle_equal', 'oracle_odd', 'oracle_open',
@@ -55,6 +55,7 @@ DECLARE
 	v_latest	timestamptz := v_clock;
 	v_next		timestamptz;
 	v_sharp		boolean;
+	v_ending	boolean;
 	v_nr		integer;
 	v_other		integer;
 	t			twins;
@@ -90,6 +91,7 @@ BEGIN
 		v_dice := random();
 		v_next := NULL;
 		v_sharp := false;
+		v_ending := false;
 		IF v_dice < 0.40 THEN
 			NULL;
 		ELSIF v_dice < 0.71 THEN
@@ -125,6 +127,19 @@ BEGIN
 				   ) AS x (at, nr, metric)
 			 WHERE x.at > v_clock + interval '1 microsecond'
 			 ORDER BY x.at, x.nr, x.metric LIMIT 1;
+			-- rather to the end of a period that a reservation of it will see
+			SELECT a.period_end, w.nr, a.metric INTO v_until, v_other, v_period
+			  FROM quota.usage_events AS h
+			  JOIN twins AS w ON w.engine = h.user_id
+			  JOIN quota.usage_tracking AS a ON (a.user_id, a.metric, a.period) = (h.user_id, h.metric, h.period)
+			 WHERE h.expires_at > a.period_end AND a.period_end > v_clock AND a.held > 0
+			 ORDER BY a.period_end, w.nr, a.metric LIMIT 1;
+			IF FOUND AND v_step % 2 = 0 THEN
+				v_next := v_until + interval '1 minute';
+				v_nr := v_other;
+				v_metric := v_period;
+				v_ending := true;
+			END IF;
 			v_next := v_next - (random() < 0.5)::integer * interval '1 microsecond';
 		ELSIF v_dice < 0.97 THEN
 			-- the same once more, a little earlier
@@ -247,6 +262,12 @@ BEGIN
 					 WHEN v_dice < 0.55 THEN 'up_to' WHEN v_dice < 0.59 THEN 'several' WHEN v_dice < 0.62 THEN 'batch'
 					 WHEN v_dice < 0.74 THEN 'reserve' WHEN v_dice < 0.83 THEN 'settle' WHEN v_dice < 0.86 THEN 'cancel'
 					 WHEN v_dice < 0.93 THEN 'refund' WHEN v_dice < 0.97 THEN 'release' ELSE 'set_gauge' END;
+		-- what is undone just when something has ended
+		IF v_ending THEN
+			v_op := 'settle';
+		ELSIF v_sharp AND random() < 0.4 THEN
+			v_op := (ARRAY['settle', 'settle', 'refund'])[1 + floor(random() * 3)];
+		END IF;
 		v_amount := v_amounts[1 + floor(random() * 11)];
 		v_key := NULL;
 		IF random() < 0.4 THEN
@@ -275,13 +296,14 @@ BEGIN
 		IF v_op IN ('settle', 'cancel', 'refund') THEN
 			SELECT x.* INTO v_named
 			  FROM (SELECT * FROM named WHERE (kind = 'reserve') = (v_op <> 'refund') OR random() < 0.03
-					 ORDER BY step DESC LIMIT 12) AS x
-			 ORDER BY (x.nr = v_nr) DESC, random() LIMIT 1;
+					 ORDER BY step DESC LIMIT 30) AS x
+			 ORDER BY (x.nr = v_nr) DESC, CASE WHEN v_ending THEN -x.step END, random() LIMIT 1;
 			IF v_named.step IS NOT NULL THEN
 				SELECT * INTO t FROM twins WHERE nr = v_named.nr;
 			END IF;
 			v_given[1] := CASE WHEN random() < 0.4 THEN NULL
 							   WHEN v_op = 'settle' AND random() < 0.15 THEN 0
+							   WHEN v_op = 'settle' AND random() < 0.3 THEN v_named.amount + v_amount
 							   WHEN random() < 0.5 THEN v_named.amount
 							   ELSE v_amount END;
 		ELSIF v_op = 'set_gauge' THEN
@@ -376,6 +398,8 @@ $walk$;
 
 -- What they left behind is the same ...
 SELECT w.nr, d.* FROM twins AS w, pg_temp.differences(engine, reference) AS d;
+-- (what bonuses have given away, nobody has got)
+UPDATE quota.user_bonuses SET given_amount = 0 FROM twins WHERE user_id IN (engine, reference);
 SELECT count(*) FROM twins, unnest(ARRAY[engine, reference]) AS u, quota.verify_ledger(u);
 
 -- ... most periods were closed at the same time, by the same limits ...
