@@ -88,7 +88,7 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 		account_read_rate(account);
 }
 
-/* Names of the windows in which a subject has units of a metric in use */
+/* Names of the windows in which a subject has an account of a metric */
 List *
 account_windows(RelationSet *set, const LimitSet *limits, RelationView view)
 {
@@ -102,10 +102,6 @@ account_windows(RelationSet *set, const LimitSet *limits, RelationView view)
 	{
 		bool		isnull;
 
-		if (amount_attr(slot, Anum_usage_tracking_used) == 0 &&
-			amount_attr(slot, Anum_usage_tracking_bonus_used) == 0 &&
-			amount_attr(slot, Anum_usage_tracking_overage) == 0)
-			continue;
 		names = lappend(names, TextDatumGetCString(slot_getattr(slot, Anum_usage_tracking_period,
 																&isnull)));
 	}
@@ -435,4 +431,23 @@ account_write(RelationSet *set, Account *account, TimestampTz now)
 			history_insert(set, account, now);
 	}
 	history_write(set, account);
+}
+
+/* Delete an account of this transaction's own making that has counted nothing */
+void
+account_delete_unused(RelationSet *set, const pg_uuid_t *user_id,
+					  const char *metric, const char *period)
+{
+	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_TRACKING);
+	Datum		keys[3] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric),
+	CStringGetTextDatum(period)};
+
+	if (relation_find(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, keys, VIEW_LATEST, slot) &&
+		amount_attr(slot, Anum_usage_tracking_used) == 0 &&
+		amount_attr(slot, Anum_usage_tracking_bonus_used) == 0 &&
+		amount_attr(slot, Anum_usage_tracking_overage) == 0 &&
+		amount_attr(slot, Anum_usage_tracking_held) == 0 &&
+		money_attr(slot, Anum_usage_tracking_held_cost) == 0)
+		relation_delete(set, TABLE_USAGE_TRACKING, slot);
+	ExecClearTuple(slot);
 }

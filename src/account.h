@@ -90,6 +90,8 @@ extern void account_read_rate(Account *account);
 extern void account_form_rate(const Account *account, Datum *values, bool *nulls);
 
 extern AccountLock account_lock(RelationSet *set, Account *account, bool wait);
+extern void account_delete_unused(RelationSet *set, const pg_uuid_t *user_id,
+								  const char *metric, const char *period);
 extern void account_write(RelationSet *set, Account *account, TimestampTz now);
 
 #endif							/* QUOTA_ACCOUNT_H */

@@ -100,13 +100,14 @@ charge_account(RelationSet *set, Charge *charge, RelationView view, const char *
 }
 
 /*
- * Have the accounts of a gauge that is not limited any more: what was acquired
- * can be given back all the same
+ * Have the accounts of a gauge that is not limited any more, if units of it are
+ * in use: what was acquired can be given back all the same
  */
 void
 charge_adopt(RelationSet *set, Charge *charge, RelationView view)
 {
 	List	   *windows = account_windows(set, &charge->limits, view);
+	Parts		parts = {0};
 	ListCell   *lc;
 
 	foreach(lc, windows)
@@ -115,7 +116,11 @@ charge_adopt(RelationSet *set, Charge *charge, RelationView view)
 		if (period_length(&charge->accounts[i]->limit->period) >
 			period_length(&charge->accounts[charge->limits.allowance]->limit->period))
 			charge->limits.allowance = i;
-	charge->adopted = charge->naccounts > 0;
+	if (charge->naccounts > 0)
+		account_parts(&charge_allowance(charge)->current, &parts);
+	charge->adopted = parts_total(&parts) > 0;
+	if (!charge->adopted)
+		charge->naccounts = 0;
 }
 
 static void

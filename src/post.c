@@ -234,9 +234,7 @@ post(const Request *request, Outcome *outcomes)
 
 /*
  * Lock all accounts of some requests in the one order, which a request alone
- * keeps to by itself.  They are read again by each request.  Those that do not
- * exist are left to the request that creates them: if another call is about to
- * create the same, out of this order, the request gives up with 40001.
+ * keeps to by itself.  They are read again by each request.
  */
 static void
 lock_all(RelationSet *set, Posting *posting)
@@ -330,12 +328,13 @@ compare_requests(const void *a, const void *b)
 
 /* Lock what the requests of subjects with parents charge, in the one order */
 static void
-lock_batch(RelationSet *set, const Request *requests, int n, HeldAccounts *held)
+lock_batch(RelationSet *set, const Request *requests, int n, HeldAccounts *held,
+		   List **created)
 {
 	RequestItem *items = palloc(n * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_CONSUME, .items = items};
 	Posting		posting = {.request = &request, .set = set, .held = held,
-	.locks_only = true, .now = DT_NOBEGIN};
+	.locks_only = true, .created = created, .now = DT_NOBEGIN};
 	const Request **sorted = palloc(n * sizeof(Request *));
 
 	for (int i = 0; i < n; i++)
@@ -374,7 +373,7 @@ any_parent(RelationSet *set, const Request *requests, int n)
  * Accounts are locked in the one order.  Where no subject has a parent,
  * requests of different subjects have nothing in common, so they are made in
  * that order; else all accounts are locked first, and the requests made in
- * theirs.
+ * theirs.  First uses create them then, and those that stay unused go again.
  */
 void
 post_batch(const Request *requests, int n, Outcome *outcomes)
@@ -387,6 +386,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 	HeldAccounts held = {.of_batch = true};
 	LimitVersion version = limit_version();
 	bool		parents;
+	List	   *created = NIL;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -395,7 +395,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 	}
 	parents = n > 0 && any_parent(set, requests, n);
 	if (parents)
-		lock_batch(set, requests, n, &held);
+		lock_batch(set, requests, n, &held, &created);
 	else
 		qsort(order, n, sizeof(Request *), compare_requests);
 	relation_begin_batch(set);
@@ -417,6 +417,12 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 		(void) outcome_get_datum(outcome);
 		outcome_copy(outcome);
 		MemoryContextReset(each);
+	}
+	if (created)
+	{
+		Posting		posting = {.set = set};
+
+		posting_delete_unused(&posting, created);
 	}
 	relations_end(set);
 }

@@ -167,6 +167,18 @@ relation_update(RelationSet *set, QuotaTable table, TupleTableSlot *old,
 	}
 }
 
+/* Delete the row that the slot holds, which is locked, or the call's own */
+void
+relation_delete(RelationSet *set, QuotaTable table, TupleTableSlot *slot)
+{
+	ResultRelInfo *rri = relation_set_result(set, table);
+	EPQState	epqstate;
+
+	compat_epq_init(&epqstate, set->estate);
+	ExecSimpleRelationDelete(rri, set->estate, &epqstate, slot);
+	EvalPlanQualEnd(&epqstate);
+}
+
 /* ---------------------------------------------------------------------------
  * Rows of a batch
  * ------------------------------------------------------------------------- */

@@ -74,6 +74,8 @@ extern void relation_update(RelationSet *set, QuotaTable table,
 							const bool *nulls);
 extern void relation_insert(RelationSet *set, QuotaTable table,
 							const Datum *values, const bool *nulls, bool now);
+extern void relation_delete(RelationSet *set, QuotaTable table,
+							TupleTableSlot *slot);
 extern void relation_begin_batch(RelationSet *set);
 extern void relation_flush(RelationSet *set);
 extern bool relation_insert_if_absent(RelationSet *set, QuotaIndex unique,

@@ -122,6 +122,46 @@ accounts_to_lock(const Charge *charge)
 	return accounts;
 }
 
+/* An account that was created to be locked */
+typedef struct CreatedAccount
+{
+	pg_uuid_t	user_id;
+	char	   *metric;
+	char	   *period;
+} CreatedAccount;
+
+static void
+remember_created(Posting *posting, const Account *account)
+{
+	MemoryContext old = MemoryContextSwitchTo(relations_context(posting->set));
+	CreatedAccount *created = palloc(sizeof(CreatedAccount));
+
+	created->user_id = account->limits->user_id;
+	created->metric = pstrdup(account->limits->metric);
+	created->period = pstrdup(account->limit->period_name);
+	*posting->created = lappend(*posting->created, created);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Delete what was created to be locked, and was then not used: a denial leaves
+ * no account, nor the beginning of its first period
+ */
+void
+posting_delete_unused(Posting *posting, List *created)
+{
+	ListCell   *lc;
+
+	if (created != NIL)
+		relations_refresh(posting->set);
+	foreach(lc, created)
+	{
+		const CreatedAccount *c = lfirst(lc);
+
+		account_delete_unused(posting->set, &c->user_id, c->metric, c->period);
+	}
+}
+
 /*
  * Lock the accounts of a charge.  Returns false if one was lost, and no later
  * one may be locked; *unchanged becomes false if any is not as it was read.
@@ -138,7 +178,7 @@ posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged)
 
 		/* what an event or hold names, and is gone, is not made again */
 		if (!account->exists &&
-			(posting->locks_only || charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
+			((posting->locks_only && !posting->created) || charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
 			continue;
 		lock = account_lock(posting->set, account, !out_of_order(posting->held, account));
 		if (lock == ACCOUNT_BUSY)
@@ -151,6 +191,8 @@ posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged)
 		if (lock == ACCOUNT_LOST)
 			return false;
 		account->locked = true;
+		if (lock == ACCOUNT_CREATED && posting->created)
+			remember_created(posting, account);
 		if (lock != ACCOUNT_UNCHANGED)
 			*unchanged = false;
 	}
