@@ -133,12 +133,13 @@ BEGIN
 	  FROM unnest(p_lines) AS l
 	 WHERE b.id = l.bonus_id;
 	INSERT INTO quota.usage_events SELECT (e).*;
-	-- units that go back to a bonus which cannot be used any more are lost
+	-- units that go back to a bonus which cannot be used any more, or is gone, are lost
 	INSERT INTO quota.bonus_allocations (event_id, bonus_id, amount, held, ordinal, expired)
-	SELECT e.id, b.id, trim_scale(l.amount), trim_scale(l.held), l.place,
-		   l.amount + l.held < 0 AND (b.voided_at IS NOT NULL OR coalesce(b.expires_at <= e.created_at, false))
+	SELECT e.id, l.bonus_id, trim_scale(l.amount), trim_scale(l.held), l.place,
+		   l.amount + l.held < 0
+		   AND (b.id IS NULL OR b.voided_at IS NOT NULL OR coalesce(b.expires_at <= e.created_at, false))
 	  FROM unnest(p_lines) WITH ORDINALITY AS l (bonus_id, amount, held, place)
-	  JOIN quota.user_bonuses AS b ON b.id = l.bonus_id;
+	  LEFT JOIN quota.user_bonuses AS b ON b.id = l.bonus_id;
 
 	IF e.expires_at IS NOT NULL THEN
 		UPDATE quota.usage_tracking AS t
