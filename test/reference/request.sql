@@ -41,18 +41,20 @@ AS $$
 				  || int4send(octet_length(p_key)) || convert_to(p_key, getdatabaseencoding()))
 $$;
 
--- The accounts of a gauge that is not limited any more, as far as they have any
--- units: what was acquired can be given back all the same
+-- The accounts of a gauge that is not limited any more, if the longest window has
+-- any units: what was acquired can be given back all the same
 CREATE FUNCTION quota_reference.adopted(p_user_id uuid, p_metric text) RETURNS quota_reference.account[]
 	LANGUAGE sql STABLE
 AS $$
-	SELECT coalesce(array_agg(ROW(t.period, NULL, 'calendar', 'hard', 0, NULL, false, t.period_start, t.period_end,
-								  t.used, t.held, t.cost + t.held_cost, t.anchor, t.holds_expire_at, t.rank,
-								  false, false)::quota_reference.account ORDER BY t.period), '{}')
-	  FROM (SELECT *, row_number() OVER (ORDER BY quota_reference.period_length(x.period) DESC, x.period) AS rank
+	SELECT CASE WHEN sum(t.units) FILTER (WHERE t.rank = 1) > 0
+		   THEN array_agg(ROW(t.period, NULL, 'calendar', 'hard', 0, NULL, false, t.period_start, t.period_end,
+							  t.used, t.held, t.cost + t.held_cost, t.anchor, t.holds_expire_at, t.rank,
+							  false, false)::quota_reference.account ORDER BY t.period)
+		   ELSE '{}' END
+	  FROM (SELECT *, x.used + x.bonus_used + x.overage AS units,
+				   row_number() OVER (ORDER BY quota_reference.period_length(x.period) DESC, x.period) AS rank
 			  FROM quota.usage_tracking AS x
-			 WHERE x.user_id = p_user_id AND x.metric = p_metric
-			   AND (x.used <> 0 OR x.bonus_used <> 0 OR x.overage <> 0)) AS t
+			 WHERE x.user_id = p_user_id AND x.metric = p_metric) AS t
 $$;
 
 -- Who is charged at p_now: for each metric the subject and its parents.  Accounts
