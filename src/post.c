@@ -399,6 +399,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 	else
 		qsort(order, n, sizeof(Request *), compare_requests);
 	relation_begin_batch(set);
+	MemoryContextSwitchTo(old);
 
 	for (int i = 0; i < n; i++)
 	{
