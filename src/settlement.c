@@ -353,9 +353,12 @@ settlement_refund(Posting *posting)
 			Account    *account = charge_account(posting->set, charge, posting->view,
 												 charge->event->period);
 
-			movement_give_back(posting, charge, &account->current, amount);
-			if (-parts_total(&charge->moved.used) < amount)
-				raise_too_much(posting, amount, -parts_total(&charge->moved.used));
+			/* a parent may have been charged less, where units came from a sibling */
+			Amount		back = amount_min(amount, parts_total(&left));
+
+			movement_give_back(posting, charge, &account->current, back);
+			if (-parts_total(&charge->moved.used) < back)
+				raise_too_much(posting, back, -parts_total(&charge->moved.used));
 		}
 		else if (!refund_event(posting, charge, &left, amount_min(amount, parts_total(&left))))
 			charges_raise_not_refundable(&posting->event->id,

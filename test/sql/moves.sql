@@ -1,0 +1,26 @@
+-- ---------------------------------------------------------------------------
+-- Rows that move between members of a team, and what a refund of such a move does
+-- ---------------------------------------------------------------------------
+
+\set VERBOSITY sqlstate
+SELECT md5('moves ann')::uuid AS ann, md5('moves ben')::uuid AS ben, md5('moves team')::uuid AS team \gset
+INSERT INTO metrics (metric, kind) VALUES ('moves_seats', 'gauge');
+INSERT INTO plans (plan) VALUES ('moves_plan');
+INSERT INTO plan_limits (plan, metric, period, limit_amount) VALUES ('moves_plan', 'moves_seats', 'lifetime', 100);
+INSERT INTO subscriptions (user_id, plan, parent) VALUES (:'team', 'moves_plan', NULL), (:'ann', 'moves_plan', :'team'), (:'ben', 'moves_plan', :'team');
+CREATE TEMP TABLE rooms (owner uuid, seats numeric);
+CREATE TRIGGER quota AFTER INSERT OR UPDATE OR DELETE ON rooms FOR EACH ROW EXECUTE FUNCTION quota.enforce_quota('moves_seats', 'owner', 'seats');
+
+-- ann has 3 by a room and 20 of her own, and so has the team
+INSERT INTO rooms VALUES (:'ann', 3);
+SELECT allowed, used FROM check_and_consume_quota(:'ann', 'moves_seats', 20);
+-- the room goes to ben and grows to 8: the team is charged the difference, 5
+UPDATE rooms SET owner = :'ben', seats = 8;
+SELECT user_id = :'ann' AS ann, user_id = :'ben' AS ben, used FROM usage_tracking WHERE metric = 'moves_seats' ORDER BY used;
+-- ben's 8 go back, and of the team's what that event charged it
+SELECT allowed, granted, used FROM refund_quota((SELECT id FROM usage_events WHERE user_id = :'ben' AND kind = 'consume'));
+SELECT user_id = :'ann' AS ann, user_id = :'ben' AS ben, used FROM usage_tracking WHERE metric = 'moves_seats' ORDER BY used;
+SELECT u.counter, u.recorded, u.expected FROM unnest(ARRAY[:'ann', :'ben', :'team']::uuid[]) AS s, verify_ledger(s) AS u;
+
+-- An empty batch is none
+SELECT count(*) FROM consume_quota_batch('{}', '{}');
