@@ -208,6 +208,17 @@ amount_from_argument_or_zero(Numeric num)
 	return amount;
 }
 
+/* Would amount_from_argument_or_zero() take it? */
+bool
+amount_is_amount_or_zero(Numeric num)
+{
+	Amount		amount = 0;
+	int			sign;
+
+	return convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign) == FIT_EXACT &&
+		sign >= 0 && amount < AMOUNT_BOUND;
+}
+
 /* By how much an admin changes what is used: anything but 0 */
 Amount
 amount_from_difference(Numeric num)

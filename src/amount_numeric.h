@@ -18,6 +18,7 @@ extern Price price_from_datum(Datum numeric);
 extern Money money_from_datum(Datum numeric);
 extern Amount amount_from_argument(Numeric num);
 extern Amount amount_from_argument_or_zero(Numeric num);
+extern bool amount_is_amount_or_zero(Numeric num);
 extern Amount amount_from_difference(Numeric num);
 extern void amount_check_limit(Numeric num);
 extern void amount_check_price(Numeric num);

@@ -93,9 +93,13 @@ find_column(TriggerData *data, const char *name, Oid type, const char *type_name
 	return column;
 }
 
-/* A number of any type as an amount; null and 0 count for nothing */
+/*
+ * A number of any type as an amount; null and 0 count for nothing.  Nor does
+ * what cannot be an amount in the "old" version of a row: it was there before
+ * the trigger, and must not be there for ever.
+ */
 static Amount
-read_amount(TupleDesc desc, HeapTuple row, int column)
+read_amount(TupleDesc desc, HeapTuple row, int column, bool old)
 {
 	Oid			type = getBaseType(SPI_gettypeid(desc, column));
 	bool		isnull;
@@ -125,11 +129,13 @@ read_amount(TupleDesc desc, HeapTuple row, int column)
 							SPI_fname(desc, column)),
 					 errhint("enforce_quota needs exact amounts.")));
 	}
+	if (old && !amount_is_amount_or_zero(DatumGetNumeric(numeric)))
+		return 0;
 	return amount_from_argument_or_zero(DatumGetNumeric(numeric));
 }
 
 static void
-read_share(TriggerData *data, HeapTuple row, RowShare *share)
+read_share(TriggerData *data, HeapTuple row, bool old, RowShare *share)
 {
 	char	  **args = data->tg_trigger->tgargs;
 	TupleDesc	desc = RelationGetDescr(data->tg_relation);
@@ -144,7 +150,7 @@ read_share(TriggerData *data, HeapTuple row, RowShare *share)
 		return;					/* nobody's row */
 	share->user_id = *DatumGetUUIDP(user_id);
 	share->amount = data->tg_trigger->tgnargs < 3 ? AMOUNT_UNIT :
-		read_amount(desc, row, find_column(data, args[2], InvalidOid, NULL));
+		read_amount(desc, row, find_column(data, args[2], InvalidOid, NULL), old);
 	share->counts = share->amount > 0;
 }
 
@@ -216,8 +222,8 @@ quota_enforce_quota(PG_FUNCTION_ARGS)
 		result = data->tg_newtuple;
 	else
 		result = data->tg_trigtuple;
-	read_share(data, TRIGGER_FIRED_BY_INSERT(data->tg_event) ? NULL : data->tg_trigtuple, &old);
-	read_share(data, TRIGGER_FIRED_BY_DELETE(data->tg_event) ? NULL : result, &new);
+	read_share(data, TRIGGER_FIRED_BY_INSERT(data->tg_event) ? NULL : data->tg_trigtuple, true, &old);
+	read_share(data, TRIGGER_FIRED_BY_DELETE(data->tg_event) ? NULL : result, false, &new);
 	enforce(data->tg_trigger->tgargs[0], &old, &new);
 	return PointerGetDatum(result);
 }

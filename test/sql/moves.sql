@@ -22,5 +22,15 @@ SELECT allowed, granted, used FROM refund_quota((SELECT id FROM usage_events WHE
 SELECT user_id = :'ann' AS ann, user_id = :'ben' AS ben, used FROM usage_tracking WHERE metric = 'moves_seats' ORDER BY used;
 SELECT u.counter, u.recorded, u.expected FROM unnest(ARRAY[:'ann', :'ben', :'team']::uuid[]) AS s, verify_ledger(s) AS u;
 
+-- A row that was there before the trigger, with what cannot be an amount, can go and be corrected
+CREATE TEMP TABLE old_rooms (owner uuid, seats numeric);
+INSERT INTO old_rooms VALUES (:'ben', -3), (:'ben', 'NaN'), (:'ben', 0.12345678);
+CREATE TRIGGER quota AFTER INSERT OR UPDATE OR DELETE ON old_rooms FOR EACH ROW EXECUTE FUNCTION quota.enforce_quota('moves_seats', 'owner', 'seats');
+UPDATE old_rooms SET seats = 2 WHERE seats = -3;
+UPDATE old_rooms SET seats = -1 WHERE seats = 'NaN';
+DELETE FROM old_rooms WHERE seats = 'NaN';
+DELETE FROM old_rooms WHERE seats < 1;
+SELECT used FROM check_quota(:'ben', 'moves_seats');
+
 -- An empty batch is none
 SELECT count(*) FROM consume_quota_batch('{}', '{}');
