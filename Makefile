@@ -22,7 +22,7 @@ PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-i
 # Every file in test/sql runs on both engines, the C code and the PL/pgSQL
 # reference, and must answer the same; those named here make sense on the C
 # code only.
-ENGINE_ONLY = books catalog messages moves oracle permissions rate_calls rate_refunds rates recurring rollovers tables
+ENGINE_ONLY = books catalog large messages moves oracle permissions rate_calls rate_refunds rates recurring rollovers tables
 REGRESS_ALL = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 SPECS = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
 UNIT_PROGRAMS = $(patsubst test/unit/%.c,output/unit/%,$(sort $(wildcard test/unit/*.c)))

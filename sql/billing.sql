@@ -176,6 +176,11 @@ BEGIN
 	v_bonus.giftable := p_giftable;
 	v_bonus.unit_cost := p_unit_cost;
 	v_bonus.currency := p_currency;
+	-- One that may wait for another one with its transaction id waits for the account
+	-- before, as purchase_topup does, or the two could wait for each other.
+	IF p_transaction_id IS NOT NULL THEN
+		PERFORM quota.lock_accounts(ARRAY[p_user_id], v_bonus.metric);
+	END IF;
 	v_bonus.granted_at := quota.clock();
 	SELECT * INTO v_added FROM quota.add_bonus(v_bonus);
 	v_bonus := v_added.bonus;

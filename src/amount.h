@@ -42,8 +42,11 @@ typedef Amount Money;
 #define PRICE_BOUND			((Price) 1000000000000 * 1000000000000)
 #define MONEY_DECIMALS		(AMOUNT_DECIMALS + PRICE_DECIMALS)
 
-/* what cannot be computed: more than 10^20 of the currency */
-#define MONEY_OVERFLOW		((Money) 10000000000 * 10000000000 * 1000000000000000000)
+/*
+ * What is not reckoned with any more: 5 x 10^19 of the currency.  Twice that
+ * still fits, so a sum of two can be compared with it.
+ */
+#define MONEY_OVERFLOW		((Money) 5000000000 * 10000000000 * 1000000000000000000)
 
 /*
  * first value that is too large for one request, grant or limit: 10^18 units

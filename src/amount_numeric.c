@@ -73,8 +73,8 @@ convert(Datum numeric, int decimals, Amount *result, int *sign)
 		wire_sign == WIRE_POSITIVE && ndigits == 0 ? 0 : 1;
 	if (wire_sign != WIRE_POSITIVE && wire_sign != WIRE_NEGATIVE)
 		fit = FIT_NOT_FINITE;
-	/* the sum stays below 10^36, and so within 128 bits */
-	else if (ndigits > 0 && (weight + 1) * DIGIT_DECIMALS + decimals > 36)
+	/* the sum stays below 10^38, and so within 128 bits */
+	else if (ndigits > 0 && (weight + 1) * DIGIT_DECIMALS + decimals > 38)
 		fit = FIT_TOO_LARGE;
 	else
 	{

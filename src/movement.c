@@ -96,10 +96,12 @@ take(const Posting *posting, Charge *charge)
 	else
 		charge->moved.used = charge->decision.parts;
 	charge->kind = reserve ? EVENT_RESERVE : EVENT_CONSUME;
-	if (charge->decision.parts.cost >= MONEY_OVERFLOW)
+	if (charge->decision.parts.cost > 0 &&
+		charge->states[charge->limits.allowance].cost + charge->decision.parts.cost >= MONEY_OVERFLOW)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("overage of metric \"%s\" costs too much to be computed", charge->metric),
+				 errdetail("The overage of a period may cost less than 5 x 10^19."),
 				 errhint("Lower plan_limits.overage_price, or the amount.")));
 }
 

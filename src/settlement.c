@@ -153,7 +153,10 @@ settlement_resolve(Posting *posting)
 		Charge	   *charge = &posting->charges[i];
 
 		charge_decide_as_event(posting->set, charge, posting->view, actual - held);
-		if (!charge->decision.allowed)
+		/* what cannot be reckoned with is not charged */
+		if (!charge->decision.allowed ||
+			(charge->decision.parts.cost > 0 &&
+			 charge->states[charge->input.allowance].cost + charge->decision.parts.cost >= MONEY_OVERFLOW))
 			posting->shortfall = actual - held;
 	}
 	posting->has_shortfall = settle;
