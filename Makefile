@@ -10,7 +10,7 @@ PGFILEDESC = "quota - usage quotas decided and recorded in one call"
 
 # Joined in this order into the install script: a part may use what an earlier
 # one has created.
-SQL_PARTS = types tables functions admin gauges billing recurring gifts plans parents bulk presets monitoring http analytics grants
+SQL_PARTS = types tables functions admin gauges billing recurring gifts plans parents bulk presets monitoring http analytics jobs grants
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 
 PG_CPPFLAGS = -I$(srcdir)/src

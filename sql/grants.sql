@@ -27,7 +27,7 @@ DECLARE
 	v_monitor		text := 'quota.check_quota, quota.get_user_quota_status, quota.get_users_near_quota_limit,
 						quota.verify_ledger, quota.current_plan, quota.clock, quota.resolve_metric, quota.period_bounds,
 						quota.get_usage_logs, quota.get_quota_statistics, quota.id_bound';
-	v_admin			text := 'quota.set_recurring_bonus, quota.stop_recurring_bonus, quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
+	v_admin			text := 'quota.expire_reservations, quota.set_recurring_bonus, quota.stop_recurring_bonus, quota.set_gauge, quota.enforce_quota, quota.load_preset, quota.assign_plan, quota.grant_bonus, quota.set_limit_override,
 						quota.clear_limit_override,
 						quota.reconcile_gauge, quota.period_length,
 						quota.void_bonus, quota.purchase_topup,

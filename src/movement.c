@@ -280,7 +280,8 @@ decide_tidy(Posting *posting)
 	charge->decision.allowed = true;
 	for (int i = 0; i < charge->limits.nlimits; i++)
 	{
-		due |= charge->accounts[i]->closing;
+		due |= charge->accounts[i]->closing ||
+			charge->accounts[i]->holds_expire_at <= charge->now;
 		charge->accounts[i]->changed |= charge->accounts[i]->closing;
 	}
 	return due ? VERDICT_GRANTED : VERDICT_DENIED;

@@ -9,7 +9,7 @@
 BEGIN;
 SET search_path = public, pg_catalog;
 SET client_min_messages = warning;
-SELECT plan(357);
+SELECT plan(448);
 
 -- Extension --------------------------------------------------------------------
 
@@ -24,11 +24,12 @@ SELECT is((SELECT count(*)::int FROM pg_depend d JOIN pg_extension q ON q.oid = 
 SELECT has_composite('quota', 'outcome', 'type quota.outcome');
 SELECT results_eq(
 	$$SELECT attname::text COLLATE "C", format_type(atttypid, atttypmod) COLLATE "C" FROM pg_attribute
-		WHERE attrelid = 'quota.outcome'::regclass AND attnum BETWEEN 1 AND 16 ORDER BY attnum$$,
+		WHERE attrelid = 'quota.outcome'::regclass AND attnum BETWEEN 1 AND 20 ORDER BY attnum$$,
 	$$VALUES ('allowed' COLLATE "C", 'boolean' COLLATE "C"), ('remaining', 'numeric'), ('limit_amount', 'numeric'), ('bonus_used', 'numeric'),
 		('already_processed', 'boolean'), ('reason', 'text'), ('metric', 'text'), ('period', 'text'), ('used', 'numeric'),
 		('bonus_remaining', 'numeric'), ('overage', 'numeric'), ('cost', 'numeric'), ('period_start', 'timestamp with time zone'),
-		('resets_at', 'timestamp with time zone'), ('retry_after', 'interval'), ('event_id', 'uuid')$$,
+		('resets_at', 'timestamp with time zone'), ('retry_after', 'interval'), ('event_id', 'uuid'), ('binding_user_id', 'uuid'), ('granted', 'numeric'),
+		('reservation_id', 'uuid'), ('shortfall', 'numeric')$$,
 	'columns of the outcome, in order');
 
 -- Functions: arguments with names and defaults, results, volatility ----------------------
@@ -37,6 +38,19 @@ CREATE TEMP TABLE contract (name text, arguments text, result text, volatility "
 INSERT INTO contract VALUES
 	('check_and_consume_quota', 'p_user_id uuid, p_metric text, p_amount numeric DEFAULT 1, p_idempotency_key text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb', 'quota.outcome', 'v'),
 	('require_quota', 'p_user_id uuid, p_metric text, p_amount numeric DEFAULT 1, p_idempotency_key text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb', 'quota.outcome', 'v'),
+	('consume_up_to', 'p_user_id uuid, p_metric text, p_amount numeric, p_idempotency_key text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb', 'quota.outcome', 'v'),
+	('consume_quotas', 'p_user_id uuid, p_requests jsonb, p_idempotency_key text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb', 'SETOF quota.outcome', 'v'),
+	('consume_quota_batch', 'p_user_ids uuid[], p_metrics text[], p_amounts numeric[] DEFAULT NULL::numeric[], p_idempotency_keys text[] DEFAULT NULL::text[]', 'SETOF quota.outcome', 'v'),
+	('reserve_quota', 'p_user_id uuid, p_metric text, p_amount numeric DEFAULT 1, p_ttl interval DEFAULT ''00:05:00''::interval, p_idempotency_key text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb', 'quota.outcome', 'v'),
+	('settle_reservation', 'p_reservation_id uuid, p_actual numeric DEFAULT NULL::numeric', 'quota.outcome', 'v'),
+	('cancel_reservation', 'p_reservation_id uuid', 'quota.outcome', 'v'),
+	('refund_quota', 'p_event_id uuid, p_amount numeric DEFAULT NULL::numeric, p_reason text DEFAULT NULL::text', 'quota.outcome', 'v'),
+	('release_quota', 'p_user_id uuid, p_metric text, p_amount numeric DEFAULT 1, p_idempotency_key text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb', 'quota.outcome', 'v'),
+	('set_gauge', 'p_user_id uuid, p_metric text, p_value numeric, p_reason text DEFAULT NULL::text', 'quota.outcome', 'v'),
+	('expire_reservations', 'p_limit integer DEFAULT 10000', 'integer', 'v'),
+	('set_recurring_bonus', 'p_user_id uuid, p_metric text, p_amount numeric, p_period text DEFAULT ''month''::text, p_reason text DEFAULT NULL::text, p_anchor timestamp with time zone DEFAULT NULL::timestamp with time zone, p_accumulates boolean DEFAULT false, p_priority integer DEFAULT 50, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'uuid', 'v'),
+	('stop_recurring_bonus', 'p_recurring_id uuid, p_reason text DEFAULT NULL::text', 'boolean', 'v'),
+	('enforce_quota', '', 'trigger', 'v'),
 	('check_quota', 'p_user_id uuid, p_metric text, p_amount numeric DEFAULT 1', 'quota.outcome', 's'),
 	('get_user_quota_status', 'p_user_id uuid, OUT metric text, OUT period text, OUT plan text, OUT limit_amount numeric, OUT used numeric, OUT bonus_remaining numeric, OUT remaining numeric, OUT percent_used numeric, OUT severity text, OUT period_start timestamp with time zone, OUT resets_at timestamp with time zone, OUT limit_user_id uuid, OUT overage numeric, OUT cost numeric, OUT held numeric', 'SETOF record', 's'),
 	('get_users_near_quota_limit', 'p_threshold_percent numeric DEFAULT 80', 'TABLE(user_id uuid, metric text, period text, used numeric, limit_amount numeric, percent_used numeric)', 's'),

@@ -32,5 +32,21 @@ DELETE FROM old_rooms WHERE seats = 'NaN';
 DELETE FROM old_rooms WHERE seats < 1;
 SELECT used FROM check_quota(:'ben', 'moves_seats');
 
+-- A job writes down what has expired; it had stopped counting before
+SET quota.test_clock = '2100-03-10 12:00+00';
+SELECT allowed FROM reserve_quota(:'ann', 'moves_seats', 50, '1 minute');
+SELECT allowed FROM settle_reservation((SELECT reservation_id FROM reserve_quota(:'ben', 'moves_seats', 1, '1 minute')));
+SET quota.test_clock = '2100-03-10 12:01+00';
+SELECT remaining FROM check_quota(:'ann', 'moves_seats');
+SELECT sum(held) AS held FROM usage_tracking WHERE metric = 'moves_seats';
+-- ann, ben (whose hold was settled, and has to be looked at once) and the team
+SELECT expire_reservations(10) >= 3 AS tidied;
+SELECT sum(held) AS held, count(holds_expire_at) AS open FROM usage_tracking WHERE metric = 'moves_seats';
+SELECT count(*) FROM usage_events WHERE metric = 'moves_seats' AND kind = 'expire';
+SELECT expire_reservations(0);
+SELECT expire_reservations(NULL);
+RESET quota.test_clock;
+SELECT u.counter, u.recorded, u.expected FROM unnest(ARRAY[:'ann', :'ben', :'team']::uuid[]) AS s, verify_ledger(s) AS u;
+
 -- An empty batch is none
 SELECT count(*) FROM consume_quota_batch('{}', '{}');
