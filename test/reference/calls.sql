@@ -99,6 +99,31 @@ BEGIN
 		END IF;
 	END IF;
 
+	-- The common denial: one hard limit whose period is open and used up, no key, and
+	-- nothing that could help or change.  What is committed is enough for it.
+	IF v_hash IS NULL AND cardinality(v_subject.accounts) = 1 AND v_subject.parent IS NULL
+	   AND v_subject.kind = 'counter' AND v_subject.valid_until IS NULL
+	THEN
+		a := v_subject.accounts[1];
+		v_now := greatest(quota.clock(), a.period_start);
+		IF a.mode = 'hard' AND a.limit_amount > 0 AND a.used + a.held + p_amount > a.limit_amount
+		   AND a.period_end > v_now AND a.holds_expire_at IS NULL
+		   AND NOT EXISTS (SELECT FROM quota.user_bonuses AS b
+							WHERE b.user_id = p_user_id AND b.metric = v_metric AND b.available)
+		THEN
+			v_out := ROW(false, greatest(a.limit_amount - a.used - a.held, 0), a.limit_amount, 0, false,
+						 'quota_exceeded', v_metric, a.period, a.used, 0, 0, 0, a.period_start, a.period_end,
+						 CASE WHEN p_amount <= a.limit_amount
+							  THEN make_interval(secs => extract(epoch FROM a.period_end - v_now)::float8) END,
+						 NULL, p_user_id, 0, NULL, NULL)::quota.outcome;
+			INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+											   plan_limit, current_usage, remaining, period, action, created_at)
+			VALUES (quota.new_id(v_now), p_user_id, v_metric, p_amount, false, 'quota_exceeded',
+					a.limit_amount, a.used, v_out.remaining, a.period, 'consume', v_now);
+			RETURN v_out;
+		END IF;
+	END IF;
+
 	v_out := (quota_reference.request('consume', p_user_id, ARRAY[p_metric], ARRAY[p_amount],
 									  p_idempotency_key, p_metadata))[1];
 	RETURN v_out;
