@@ -195,7 +195,7 @@ CREATE FUNCTION quota.lock_accounts(
 	AS 'MODULE_PATHNAME', 'quota_lock_accounts'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION quota.lock_accounts(uuid[], text) IS
-'Locks the accounts of subjects on a metric, as far as they exist, until the transaction ends, in the order in which every call locks them';
+'Locks the accounts of subjects on a metric, creating them if need be, until the transaction ends, in the order in which every call locks them';
 
 -- Seeing ---------------------------------------------------------------------
 

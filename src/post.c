@@ -272,8 +272,9 @@ lock_all(RelationSet *set, Posting *posting)
 }
 
 /*
- * Lock the accounts of some subjects on a metric, as far as they exist, so that
- * nobody else moves anything there until the transaction ends.  Raises
+ * Lock the accounts of some subjects on a metric, creating them if need be, so
+ * that nobody else moves anything there until the transaction ends, and later
+ * calls of the transaction find them locked whatever their order.  Raises
  * 40001 where the caller's snapshot rules and one was changed since.
  */
 void
@@ -284,8 +285,9 @@ post_lock(const pg_uuid_t *user_ids, int n, const char *metric)
 	RequestItem *items = palloc0((n + 1) * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_TIDY, .items = items, .nitems = 0};
 	HeldAccounts held = {0};
+	List	   *created = NIL;
 	Posting		posting = {.request = &request, .set = set, .held = &held,
-	.locks_only = true, .now = DT_NOBEGIN};
+	.locks_only = true, .created = &created, .now = DT_NOBEGIN};
 
 	for (int i = 0; i < n; i++)
 	{

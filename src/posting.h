@@ -50,7 +50,7 @@ typedef struct Posting
 
 	/* of all tries */
 	HeldAccounts *held;			/* of the whole call */
-	bool		locks_only;		/* what exists; nothing is written */
+	bool		locks_only;		/* nothing else is written */
 	List	  **created;		/* if set: accounts are created, and go here */
 	bool		waited;			/* met another call on the same account */
 	LimitVersion limits_version;	/* before the snapshot was taken */
