@@ -56,6 +56,15 @@ charge_windows(const Charge *charge)
 	return charge->adopted ? charge->naccounts : charge->limits.nlimits;
 }
 
+/* Would the overage of the period cost more than is reckoned with? */
+static inline bool
+charge_costs_too_much(const Charge *charge)
+{
+	Money		cost = charge->decision.parts.cost;
+
+	return cost > 0 && charge->states[charge->input.allowance].cost + cost >= MONEY_OVERFLOW;
+}
+
 extern void charge_adopt(RelationSet *set, Charge *charge, RelationView view);
 extern TimestampTz charge_time(const Charge *charge, TimestampTz at);
 extern bool charge_begin(RelationSet *set, Charge *charge, RelationView view,

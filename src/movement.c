@@ -96,8 +96,7 @@ take(const Posting *posting, Charge *charge)
 	else
 		charge->moved.used = charge->decision.parts;
 	charge->kind = reserve ? EVENT_RESERVE : EVENT_CONSUME;
-	if (charge->decision.parts.cost > 0 &&
-		charge->states[charge->limits.allowance].cost + charge->decision.parts.cost >= MONEY_OVERFLOW)
+	if (charge_costs_too_much(charge))
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("overage of metric \"%s\" costs too much to be computed", charge->metric),

@@ -287,7 +287,7 @@ post_lock(const pg_uuid_t *user_ids, int n, const char *metric)
 	HeldAccounts held = {0};
 	List	   *created = NIL;
 	Posting		posting = {.request = &request, .set = set, .held = &held,
-	.locks_only = true, .created = &created, .now = DT_NOBEGIN};
+	.created = &created, .now = DT_NOBEGIN};
 
 	for (int i = 0; i < n; i++)
 	{
@@ -336,7 +336,7 @@ lock_batch(RelationSet *set, const Request *requests, int n, HeldAccounts *held,
 	RequestItem *items = palloc(n * sizeof(RequestItem));
 	Request		request = {.kind = REQUEST_CONSUME, .items = items};
 	Posting		posting = {.request = &request, .set = set, .held = held,
-	.locks_only = true, .created = created, .now = DT_NOBEGIN};
+	.created = created, .now = DT_NOBEGIN};
 	const Request **sorted = palloc(n * sizeof(Request *));
 
 	for (int i = 0; i < n; i++)
@@ -421,11 +421,6 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 		outcome_copy(outcome);
 		MemoryContextReset(each);
 	}
-	if (created)
-	{
-		Posting		posting = {.set = set};
-
-		posting_delete_unused(&posting, created);
-	}
+	posting_delete_unused(set, created);
 	relations_end(set);
 }

@@ -50,8 +50,7 @@ typedef struct Posting
 
 	/* of all tries */
 	HeldAccounts *held;			/* of the whole call */
-	bool		locks_only;		/* nothing else is written */
-	List	  **created;		/* if set: accounts are created, and go here */
+	List	  **created;		/* if set: accounts that were created go here */
 	bool		waited;			/* met another call on the same account */
 	LimitVersion limits_version;	/* before the snapshot was taken */
 	int			tries;			/* that were in vain */
@@ -76,7 +75,7 @@ extern Verdict settlement_refund(Posting *posting);
 
 /* write.c */
 extern bool posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged);
-extern void posting_delete_unused(Posting *posting, List *created);
+extern void posting_delete_unused(RelationSet *set, List *created);
 extern void posting_remember_held(Posting *posting);
 extern bool posting_write(Posting *posting);
 extern void posting_record(Posting *posting);

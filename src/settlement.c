@@ -56,21 +56,21 @@ raise_resolved(const Event *reserve, const Event *resolution)
 			 errhint("A reservation is settled or canceled once; the same call again gets the same answer.")));
 }
 
-/* Has the hold ended, by itself or by anybody?  Fills in what is known then. */
+/*
+ * Has the hold ended, by itself or by anybody?  Fills in what is known then.
+ * The request is to use "actual" units of it.
+ */
 static bool
-reservation_has_ended(Posting *posting, Verdict *verdict)
+reservation_has_ended(Posting *posting, Amount actual, Verdict *verdict)
 {
-	const Request *request = posting->request;
 	Event	   *reserve = posting->event;
 	Event	   *resolution = hold_find_resolution(posting->referring);
-	bool		settle = request->kind == REQUEST_SETTLE;
-	Amount		amount = !settle ? 0 :
-		request->has_amount ? request->amount : parts_total(&reserve->moved.held);
+	EventKind	kind = posting->request->kind == REQUEST_SETTLE ? EVENT_SETTLE : EVENT_CANCEL;
 
 	if (resolution && resolution->kind != EVENT_EXPIRE)
 	{
-		if (resolution->kind != (settle ? EVENT_SETTLE : EVENT_CANCEL) ||
-			resolution->requested != amount || resolution->outcome == NULL)
+		if (resolution->kind != kind || resolution->requested != actual ||
+			resolution->outcome == NULL)
 			raise_resolved(reserve, resolution);
 		posting->outcomes[0] = *resolution->outcome;
 		posting->outcomes[0].already_processed = true;
@@ -83,7 +83,7 @@ reservation_has_ended(Posting *posting, Verdict *verdict)
 		for (int i = 0; i < posting->ncharges && !resolution; i++)
 			if (posting->charges[i].event != reserve)
 				resolution = hold_resolution(posting->set, &posting->charges[i].event->id,
-										 posting->view);
+											 posting->view);
 		if (!resolution)
 			return false;
 	}
@@ -145,7 +145,7 @@ settlement_resolve(Posting *posting)
 	bool		extra = actual > held;
 	Verdict		verdict;
 
-	if (reservation_has_ended(posting, &verdict))
+	if (reservation_has_ended(posting, actual, &verdict))
 		return verdict;
 
 	for (int i = 0; extra && i < posting->ncharges; i++)
@@ -154,9 +154,7 @@ settlement_resolve(Posting *posting)
 
 		charge_decide_as_event(posting->set, charge, posting->view, actual - held);
 		/* what cannot be reckoned with is not charged */
-		if (!charge->decision.allowed ||
-			(charge->decision.parts.cost > 0 &&
-			 charge->states[charge->input.allowance].cost + charge->decision.parts.cost >= MONEY_OVERFLOW))
+		if (!charge->decision.allowed || charge_costs_too_much(charge))
 			posting->shortfall = actual - held;
 	}
 	posting->has_shortfall = settle;
@@ -178,7 +176,6 @@ settlement_resolve(Posting *posting)
 	}
 	return VERDICT_GRANTED;
 }
-
 
 /*
  * What is left of an event once its refunds are taken off, and what bonuses
@@ -323,47 +320,46 @@ static void
 raise_too_much(const Posting *posting, Amount asked, Amount left)
 {
 	charges_raise_not_refundable(&posting->event->id,
-						 psprintf("Asked for were %s units, %s of %s are left.",
-								  amount_to_string(asked), amount_to_string(left),
-								  amount_to_string(parts_total(&posting->event->moved.used))),
-						 "An event gives back at most what it has moved; its refunds are events that refer to it.");
+								 psprintf("Asked for were %s units, %s of %s are left.",
+										  amount_to_string(asked), amount_to_string(left),
+										  amount_to_string(parts_total(&posting->event->moved.used))),
+								 "An event gives back at most what it has moved; its refunds are events that refer to it.");
 }
 
 Verdict
 settlement_refund(Posting *posting)
 {
 	const Request *request = posting->request;
-	Parts		left;
+	Parts		rest;
 	Amount		amount;
 
-	read_rest(posting, posting->event, &left);
-	amount = request->has_amount ? request->amount : parts_total(&left);
-	if (amount <= 0 || amount > parts_total(&left))
-		raise_too_much(posting, amount, parts_total(&left));
+	read_rest(posting, posting->event, &rest);
+	amount = request->has_amount ? request->amount : parts_total(&rest);
+	if (amount <= 0 || amount > parts_total(&rest))
+		raise_too_much(posting, amount, parts_total(&rest));
 
 	for (int i = 0; i < posting->ncharges; i++)
 	{
 		Charge	   *charge = &posting->charges[i];
+		Parts		left = rest;
+		Amount		back;
 
 		charge_decide(charge, 0);
 		memset(&charge->moved, 0, sizeof(Movement));
 		if (charge->event != posting->event)
 			read_rest(posting, charge->event, &left);
-		else if (posting->ncharges > 1)
-			read_rest(posting, posting->event, &left);
+		/* a parent may have been charged less, where units came from a sibling */
+		back = amount_min(amount, parts_total(&left));
 		if (movement_is_gauge(charge))
 		{
 			Account    *account = charge_account(posting->set, charge, posting->view,
 												 charge->event->period);
 
-			/* a parent may have been charged less, where units came from a sibling */
-			Amount		back = amount_min(amount, parts_total(&left));
-
 			movement_give_back(posting, charge, &account->current, back);
 			if (-parts_total(&charge->moved.used) < back)
 				raise_too_much(posting, back, -parts_total(&charge->moved.used));
 		}
-		else if (!refund_event(posting, charge, &left, amount_min(amount, parts_total(&left))))
+		else if (!refund_event(posting, charge, &left, back))
 			charges_raise_not_refundable(&posting->event->id,
 										 "Less is used in its period than it would give back.",
 										 "An adjustment has given back some of it already.");

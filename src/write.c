@@ -148,17 +148,17 @@ remember_created(Posting *posting, const Account *account)
  * no account, nor the beginning of its first period
  */
 void
-posting_delete_unused(Posting *posting, List *created)
+posting_delete_unused(RelationSet *set, List *created)
 {
 	ListCell   *lc;
 
 	if (created != NIL)
-		relations_refresh(posting->set);
+		relations_refresh(set);
 	foreach(lc, created)
 	{
 		const CreatedAccount *c = lfirst(lc);
 
-		account_delete_unused(posting->set, &c->user_id, c->metric, c->period);
+		account_delete_unused(set, &c->user_id, c->metric, c->period);
 	}
 }
 
@@ -178,7 +178,7 @@ posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged)
 
 		/* what an event or hold names, and is gone, is not made again */
 		if (!account->exists &&
-			((posting->locks_only && !posting->created) || charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
+			(charge->event || limit_find(&charge->limits, account->limit->period_name) == NULL))
 			continue;
 		lock = account_lock(posting->set, account, !out_of_order(posting->held, account));
 		if (lock == ACCOUNT_BUSY)
