@@ -20,22 +20,6 @@
 #include "amount_numeric.h"
 #include "history.h"
 
-static Amount
-amount_attr(TupleTableSlot *slot, int attnum)
-{
-	bool		isnull;
-
-	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
-}
-
-static Money
-money_attr(TupleTableSlot *slot, int attnum)
-{
-	bool		isnull;
-
-	return money_from_datum(slot_getattr(slot, attnum, &isnull));
-}
-
 /*
  * Read the account of a limit, in the version that the view shows.  One that
  * does not exist reads as one that nothing was used of.  account_roll() makes
@@ -73,12 +57,12 @@ account_read(RelationSet *set, const LimitSet *limits, const QuotaLimit *limit,
 		DatumGetTimestampTz(slot_getattr(slot, Anum_usage_tracking_period_start, &isnull));
 	datum = slot_getattr(slot, Anum_usage_tracking_period_end, &isnull);
 	account->current.end = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
-	account->current.used = amount_attr(slot, Anum_usage_tracking_used);
-	account->current.bonus_used = amount_attr(slot, Anum_usage_tracking_bonus_used);
-	account->current.overage = amount_attr(slot, Anum_usage_tracking_overage);
-	account->current.held = amount_attr(slot, Anum_usage_tracking_held);
-	account->current.cost = money_attr(slot, Anum_usage_tracking_cost);
-	account->current.held_cost = money_attr(slot, Anum_usage_tracking_held_cost);
+	account->current.used = amount_from_slot(slot, Anum_usage_tracking_used);
+	account->current.bonus_used = amount_from_slot(slot, Anum_usage_tracking_bonus_used);
+	account->current.overage = amount_from_slot(slot, Anum_usage_tracking_overage);
+	account->current.held = amount_from_slot(slot, Anum_usage_tracking_held);
+	account->current.cost = money_from_slot(slot, Anum_usage_tracking_cost);
+	account->current.held_cost = money_from_slot(slot, Anum_usage_tracking_held_cost);
 	datum = slot_getattr(slot, Anum_usage_tracking_holds_expire_at, &isnull);
 	account->holds_expire_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
 	datum = slot_getattr(slot, Anum_usage_tracking_anchor, &isnull);
@@ -443,11 +427,11 @@ account_delete_unused(RelationSet *set, const pg_uuid_t *user_id,
 	CStringGetTextDatum(period)};
 
 	if (relation_find(set, INDEX_USAGE_TRACKING_QUOTA_LOOKUP, 3, keys, VIEW_LATEST, slot) &&
-		amount_attr(slot, Anum_usage_tracking_used) == 0 &&
-		amount_attr(slot, Anum_usage_tracking_bonus_used) == 0 &&
-		amount_attr(slot, Anum_usage_tracking_overage) == 0 &&
-		amount_attr(slot, Anum_usage_tracking_held) == 0 &&
-		money_attr(slot, Anum_usage_tracking_held_cost) == 0)
+		amount_from_slot(slot, Anum_usage_tracking_used) == 0 &&
+		amount_from_slot(slot, Anum_usage_tracking_bonus_used) == 0 &&
+		amount_from_slot(slot, Anum_usage_tracking_overage) == 0 &&
+		amount_from_slot(slot, Anum_usage_tracking_held) == 0 &&
+		money_from_slot(slot, Anum_usage_tracking_held_cost) == 0)
 		relation_delete(set, TABLE_USAGE_TRACKING, slot);
 	ExecClearTuple(slot);
 }

@@ -145,6 +145,23 @@ money_from_datum(Datum numeric)
 	return stored(numeric, MONEY_DECIMALS, true);
 }
 
+/* The same from a column, which is not null, of a row */
+Amount
+amount_from_slot(TupleTableSlot *slot, int attnum)
+{
+	bool		isnull;
+
+	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
+}
+
+Money
+money_from_slot(TupleTableSlot *slot, int attnum)
+{
+	bool		isnull;
+
+	return money_from_datum(slot_getattr(slot, attnum, &isnull));
+}
+
 static void
 raise_unless_exact(NumericFit fit, const char *what, int decimals,
 				   const char *bound, Numeric num)
@@ -165,26 +182,46 @@ raise_unless_exact(NumericFit fit, const char *what, int decimals,
 }
 
 /*
+ * Convert what a caller passes.  *sign tells what is wrong before it is
+ * imprecise; the caller hands the rest to raise_unless_exact().
+ */
+static NumericFit
+convert_argument(Numeric num, int decimals, Amount bound, Amount *value, int *sign)
+{
+	NumericFit	fit;
+
+	*value = 0;
+	fit = convert(NumericGetDatum(num), decimals, value, sign);
+	return fit == FIT_EXACT && (*value >= bound || *value <= -bound) ? FIT_TOO_LARGE : fit;
+}
+
+/* Raise 22023 for a value of the wrong sign */
+static void
+raise_sign(const char *message, const char *what, Numeric num, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s", message),
+			 errdetail("The %s is %s.", what,
+					   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
+			 errhint("%s", hint)));
+}
+
+/*
  * An amount that a caller asks for or grants: above 0, finite, at most 6
  * decimals, below 10^18.  Raises 22023 otherwise.
  */
 Amount
 amount_from_argument(Numeric num)
 {
-	Amount		amount = 0;
+	Amount		amount;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
+	NumericFit	fit = convert_argument(num, AMOUNT_DECIMALS, AMOUNT_BOUND, &amount, &sign);
 
-	/* a negative amount is wrong before it is imprecise */
 	if (sign <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("amount must be greater than zero"),
-				 errdetail("The amount is %s.",
-						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
-				 errhint("Quota is never given back by a negative amount.")));
-	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
-					   "amount", AMOUNT_DECIMALS, "10^18", num);
+		raise_sign("amount must be greater than zero", "amount", num,
+				   "Quota is never given back by a negative amount.");
+	raise_unless_exact(fit, "amount", AMOUNT_DECIMALS, "10^18", num);
 	return amount;
 }
 
@@ -192,19 +229,14 @@ amount_from_argument(Numeric num)
 Amount
 amount_from_argument_or_zero(Numeric num)
 {
-	Amount		amount = 0;
+	Amount		amount;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
+	NumericFit	fit = convert_argument(num, AMOUNT_DECIMALS, AMOUNT_BOUND, &amount, &sign);
 
 	if (sign < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("amount must not be negative"),
-				 errdetail("The amount is %s.",
-						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
-				 errhint("Quota is never given back by a negative amount.")));
-	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
-					   "amount", AMOUNT_DECIMALS, "10^18", num);
+		raise_sign("amount must not be negative", "amount", num,
+				   "Quota is never given back by a negative amount.");
+	raise_unless_exact(fit, "amount", AMOUNT_DECIMALS, "10^18", num);
 	return amount;
 }
 
@@ -212,29 +244,27 @@ amount_from_argument_or_zero(Numeric num)
 bool
 amount_is_amount_or_zero(Numeric num)
 {
-	Amount		amount = 0;
+	Amount		amount;
 	int			sign;
 
-	return convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign) == FIT_EXACT &&
-		sign >= 0 && amount < AMOUNT_BOUND;
+	return convert_argument(num, AMOUNT_DECIMALS, AMOUNT_BOUND, &amount, &sign) == FIT_EXACT &&
+		sign >= 0;
 }
 
 /* By how much an admin changes what is used: anything but 0 */
 Amount
 amount_from_difference(Numeric num)
 {
-	Amount		amount = 0;
+	Amount		amount;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
+	NumericFit	fit = convert_argument(num, AMOUNT_DECIMALS, AMOUNT_BOUND, &amount, &sign);
 
 	if (sign == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("adjustment must not be zero"),
 				 errhint("Pass the units to add to the usage, or to take off it as a negative number.")));
-	raise_unless_exact(fit == FIT_EXACT && (amount >= AMOUNT_BOUND || amount <= -AMOUNT_BOUND) ?
-					   FIT_TOO_LARGE : fit,
-					   "adjustment", AMOUNT_DECIMALS, "10^18", num);
+	raise_unless_exact(fit, "adjustment", AMOUNT_DECIMALS, "10^18", num);
 	return amount;
 }
 
@@ -242,19 +272,14 @@ amount_from_difference(Numeric num)
 void
 amount_check_limit(Numeric num)
 {
-	Amount		amount = 0;
+	Amount		amount;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), AMOUNT_DECIMALS, &amount, &sign);
+	NumericFit	fit = convert_argument(num, AMOUNT_DECIMALS, AMOUNT_BOUND, &amount, &sign);
 
 	if (sign < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("limit must not be negative"),
-				 errdetail("The limit is %s.",
-						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
-				 errhint("Use NULL for unlimited and 0 for nothing.")));
-	raise_unless_exact(fit == FIT_EXACT && amount >= AMOUNT_BOUND ? FIT_TOO_LARGE : fit,
-					   "limit", AMOUNT_DECIMALS, "10^18", num);
+		raise_sign("limit must not be negative", "limit", num,
+				   "Use NULL for unlimited and 0 for nothing.");
+	raise_unless_exact(fit, "limit", AMOUNT_DECIMALS, "10^18", num);
 }
 
 /*
@@ -264,19 +289,12 @@ amount_check_limit(Numeric num)
 void
 amount_check_price(Numeric num)
 {
-	Price		price = 0;
+	Price		price;
 	int			sign;
-	NumericFit	fit = convert(NumericGetDatum(num), PRICE_DECIMALS, &price, &sign);
+	NumericFit	fit = convert_argument(num, PRICE_DECIMALS, PRICE_BOUND, &price, &sign);
 
 	if (sign < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("price must not be negative"),
-				 errdetail("The price is %s.",
-						   DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(num)))),
-				 errhint("Use NULL for none.")));
-	if (fit == FIT_EXACT && price >= PRICE_BOUND)
-		fit = FIT_TOO_LARGE;
+		raise_sign("price must not be negative", "price", num, "Use NULL for none.");
 	raise_unless_exact(fit, "price", PRICE_DECIMALS, "10^12", num);
 }
 

@@ -8,6 +8,7 @@
 #ifndef QUOTA_AMOUNT_NUMERIC_H
 #define QUOTA_AMOUNT_NUMERIC_H
 
+#include "executor/tuptable.h"
 #include "utils/numeric.h"
 
 #include "amount.h"
@@ -16,6 +17,8 @@ extern Amount amount_from_datum(Datum numeric);
 extern Amount amount_from_signed_datum(Datum numeric);
 extern Price price_from_datum(Datum numeric);
 extern Money money_from_datum(Datum numeric);
+extern Amount amount_from_slot(TupleTableSlot *slot, int attnum);
+extern Money money_from_slot(TupleTableSlot *slot, int attnum);
 extern Amount amount_from_argument(Numeric num);
 extern Amount amount_from_argument_or_zero(Numeric num);
 extern bool amount_is_amount_or_zero(Numeric num);

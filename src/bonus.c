@@ -18,14 +18,6 @@
 #include "amount_numeric.h"
 #include "bonus.h"
 
-static Amount
-amount_attr(TupleTableSlot *slot, int attnum)
-{
-	bool		isnull;
-
-	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
-}
-
 static void
 read_row(TupleTableSlot *slot, TimestampTz now, BonusState *b, BonusRow *row)
 {
@@ -35,15 +27,15 @@ read_row(TupleTableSlot *slot, TimestampTz now, BonusState *b, BonusRow *row)
 	memset(b, 0, sizeof(*b));
 	memset(row, 0, sizeof(*row));
 	row->tid = slot->tts_tid;
-	row->used = amount_attr(slot, Anum_user_bonuses_used_amount);
-	row->held = amount_attr(slot, Anum_user_bonuses_held_amount);
+	row->used = amount_from_slot(slot, Anum_user_bonuses_used_amount);
+	row->held = amount_from_slot(slot, Anum_user_bonuses_held_amount);
 	datum = slot_getattr(slot, Anum_user_bonuses_expires_at, &isnull);
 	b->expires_at = isnull ? DECISION_NEVER : DatumGetTimestampTz(datum);
 	(void) slot_getattr(slot, Anum_user_bonuses_voided_at, &isnull);
 	row->useless = b->expires_at <= now || !isnull;
 	if (!row->useless)
-		b->left = amount_attr(slot, Anum_user_bonuses_amount) - row->used - row->held -
-			amount_attr(slot, Anum_user_bonuses_given_amount);
+		b->left = amount_from_slot(slot, Anum_user_bonuses_amount) - row->used - row->held -
+			amount_from_slot(slot, Anum_user_bonuses_given_amount);
 
 	b->priority = DatumGetInt32(slot_getattr(slot, Anum_user_bonuses_priority, &isnull));
 	b->granted_at = DatumGetTimestampTz(slot_getattr(slot, Anum_user_bonuses_granted_at, &isnull));

@@ -17,22 +17,6 @@
 #include "history.h"
 #include "id.h"
 
-static Amount
-amount_attr(TupleTableSlot *slot, int attnum)
-{
-	bool		isnull;
-
-	return amount_from_datum(slot_getattr(slot, attnum, &isnull));
-}
-
-static Money
-money_attr(TupleTableSlot *slot, int attnum)
-{
-	bool		isnull;
-
-	return money_from_datum(slot_getattr(slot, attnum, &isnull));
-}
-
 static void
 set_amount(Datum *values, int attnum, Amount amount)
 {
@@ -55,12 +39,12 @@ read_history(TupleTableSlot *slot, AccountPeriod *p)
 	memset(p, 0, sizeof(*p));
 	p->start = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_history_period_start, &isnull));
 	p->end = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_history_period_end, &isnull));
-	p->used = amount_attr(slot, Anum_usage_history_used);
-	p->bonus_used = amount_attr(slot, Anum_usage_history_bonus_used);
-	p->overage = amount_attr(slot, Anum_usage_history_overage);
-	p->cost = money_attr(slot, Anum_usage_history_cost);
-	p->held = amount_attr(slot, Anum_usage_history_held);
-	p->held_cost = money_attr(slot, Anum_usage_history_held_cost);
+	p->used = amount_from_slot(slot, Anum_usage_history_used);
+	p->bonus_used = amount_from_slot(slot, Anum_usage_history_bonus_used);
+	p->overage = amount_from_slot(slot, Anum_usage_history_overage);
+	p->cost = money_from_slot(slot, Anum_usage_history_cost);
+	p->held = amount_from_slot(slot, Anum_usage_history_held);
+	p->held_cost = money_from_slot(slot, Anum_usage_history_held_cost);
 }
 
 /*

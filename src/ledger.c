@@ -333,20 +333,27 @@ ledger_find_overage(RelationSet *set, const pg_uuid_t *user_id, const char *metr
 	Datum		key = UUIDPGetDatum(user_id);
 	pg_uuid_t	first;
 	pg_uuid_t	last;
+	RelationScan *scan;
 	List	   *events = NIL;
-	ListCell   *lc;
 
 	id_lower_bound(from, &first);
 	memset(&last, 0xFF, sizeof(last));
-	foreach(lc, read_all(relation_scan_begin_range(set, INDEX_USAGE_EVENTS_USER, 1, &key,
-												   UUIDPGetDatum(&first), UUIDPGetDatum(&last),
-												   false, view), slot))
+	scan = relation_scan_begin_range(set, INDEX_USAGE_EVENTS_USER, 1, &key,
+									 UUIDPGetDatum(&first), UUIDPGetDatum(&last),
+									 false, view);
+	while (relation_scan_next(scan, slot))
 	{
-		Event	   *event = lfirst(lc);
+		Event	   *event;
 
-		if (event->moved.used.overage > 0 && strcmp(event->metric, metric) == 0)
+		if (amount_attr(slot, Anum_usage_events_overage) <= 0)
+			continue;
+		event = palloc(sizeof(Event));
+		read_row(slot, event);
+		if (strcmp(event->metric, metric) == 0)
 			events = lappend(events, event);
 	}
+	relation_scan_end(scan);
+	ExecClearTuple(slot);
 	return events;
 }
 
