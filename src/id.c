@@ -5,7 +5,9 @@
  *
  * Ordered by time, unique without a sequence (also across servers), and as
  * cheap as one.  The twelve bits after the milliseconds carry the fraction of
- * the millisecond.
+ * the millisecond.  Entries that a session makes one after another for the same
+ * microsecond are in the order in which they were made: the first one's random
+ * bits are counted up by a random step, and so stay as hard to guess.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +19,14 @@
 
 /* random bytes of one identifier */
 #define ID_RANDOM	8
+
+/*
+ * Of the 62 bits after the variant, the first one is free for counting up: by
+ * steps below 2^32, it lasts for 2^29 entries of a microsecond.
+ */
+#define VARIANT			(UINT64CONST(1) << 63)
+#define FIRST_TAIL_MASK	((UINT64CONST(1) << 61) - 1)
+#define MAX_STEP		((UINT64CONST(1) << 32) - 1)
 
 /* how many identifiers' worth is drawn from the server's source at once */
 #define POOL_SIZE	256
@@ -75,11 +85,21 @@ set_time(TimestampTz at, unsigned char *d)
 void
 id_generate(TimestampTz at, pg_uuid_t *id)
 {
-	unsigned char *d = id->data;
+	static TimestampTz last_at = DT_NOBEGIN;
+	static uint64 last_tail = 0;
+	uint64		tail;
 
-	set_time(at, d);
-	draw_random(d + 8);
-	d[8] = 0x80 | (d[8] & 0x3F);
+	draw_random((unsigned char *) &tail);
+	tail &= last_at == at ? MAX_STEP : FIRST_TAIL_MASK;
+	if (last_at == at)
+		tail += last_tail + 1;
+	last_at = at;
+	last_tail = tail;
+
+	set_time(at, id->data);
+	tail |= VARIANT;
+	for (int b = 0; b < ID_RANDOM; b++)
+		id->data[UUID_LEN - 1 - b] = (unsigned char) (tail >> (8 * b));
 }
 
 /* What no identifier of an entry made at a time, or later, is less than */

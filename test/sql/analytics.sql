@@ -12,6 +12,10 @@ SELECT id_bound('-infinity') = id_bound('1970-01-01 00:00+00') AS first, id_boun
 -- no entry is below the bound of its own time, none above that of the next microsecond
 SELECT count(*) AS ids, bool_and(new_id(t) >= id_bound(t)) AS above, bool_and(new_id(t) < id_bound(t + '1 us')) AS below
 	FROM generate_series('2026-03-10 12:00:00+00'::timestamptz, '2026-03-10 12:00:00.0025+00', '1 us') AS t;
+-- those of one instant are in the order in which a session made them
+SELECT count(DISTINCT id) AS ids, bool_and(id > before) AS in_order, bool_and(id::text ~ '^[0-9a-f-]{14}7[0-9a-f]{3}-[89ab]') AS version_7
+	FROM (SELECT n, id, lag(id) OVER (ORDER BY n) AS before
+		FROM (SELECT n, new_id('2026-03-10 12:00:00+00') AS id FROM generate_series(1, 1000) AS n) AS made) AS pairs;
 
 -- Nothing there -----------------------------------------------------------------------
 
