@@ -145,6 +145,9 @@ account_anchor(Account *account, TimestampTz now)
 
 	if (!account->has_anchor)
 	{
+		/* the first use was counted from elsewhere, and is not known any more */
+		if (account->exists)
+			return NULL;
 		account->has_anchor = true;
 		account->anchor = now;
 	}

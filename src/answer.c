@@ -106,29 +106,11 @@ first_charge(Posting *posting, int item)
 	return first;
 }
 
-/* How long until none of the denying charges of an item denies */
-static int64
-item_retry_after(Posting *posting, int item)
-{
-	int64		longest = 0;
-
-	for (int i = 0; i < posting->ncharges; i++)
-	{
-		Charge	   *c = &posting->charges[i];
-
-		if (c->item != item || c->decision.allowed || is_silent(posting, c))
-			continue;
-		c->decision.retry_after = charge_retry_after(posting->set, c, posting->view);
-		longest = Max(longest, c->decision.retry_after);
-	}
-	return longest;
-}
-
 /* The answer to an item that was denied, or that goes with one that was */
 static void
 answer_denial(Posting *posting, int item, Outcome *o)
 {
-	int64		retry_after = item_retry_after(posting, item);
+	int64		retry_after = lookahead_retry_after(posting, item);
 	Charge	   *c = binding_charge(posting, item, true, false);
 
 	memset(o, 0, sizeof(*o));

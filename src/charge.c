@@ -22,18 +22,6 @@
 #include "guc.h"
 #include "hold.h"
 
-/*
- * What happens after a thousand years is not looked for; periods of that time
- * may not end before time does.
- */
-#define LOOK_AHEAD_MAX	(INT64CONST(365250) * USECS_PER_DAY)
-
-/* So often a denial is decided again as of a later time */
-#define LOOK_AHEAD_STEPS	1000
-
-/* So many ends of periods at which something may roll over or be refilled */
-#define LOOK_AHEAD_PERIODS	24
-
 /* ---------------------------------------------------------------------------
  * Reading
  * ------------------------------------------------------------------------- */
@@ -285,19 +273,26 @@ charge_begin(RelationSet *set, Charge *charge, RelationView view, TimestampTz no
 }
 
 /*
- * Read a charge as of a time, or of the first one after it at which its limits
- * do not change while it is read
+ * Read some charges as they are at one instant: "at", or the first one after it
+ * at which none of their limits changes while they are read
  */
 void
-charge_read_as_of(RelationSet *set, Charge *charge, RelationView view, TimestampTz at)
+charge_read_as_of(RelationSet *set, Charge *charges, int n, RelationView view,
+				  TimestampTz at)
 {
-	for (;;)
+	bool		begun = false;
+
+	while (!begun)
 	{
-		charge_open(set, charge, view, at);
-		at = charge_time(charge, Max(clock_now(), at));
-		if (charge_begin(set, charge, view, at))
-			return;
 		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < n; i++)
+			charge_open(set, &charges[i], view, at);
+		at = Max(clock_now(), at);
+		for (int i = 0; i < n; i++)
+			at = charge_time(&charges[i], at);
+		begun = true;
+		for (int i = 0; i < n && begun; i++)
+			begun = charge_begin(set, &charges[i], view, at);
 	}
 }
 
@@ -428,75 +423,4 @@ charge_report(Charge *charge)
 		if (!charge->bonuses.rows[b].useless)
 			bonus->left += bonus->take + bonus->hold;
 	}
-}
-
-/* When the charge may change by itself next, other than by the end of periods */
-static TimestampTz
-next_change(RelationSet *set, const Charge *charge, RelationView view, int step)
-{
-	TimestampTz at = charge->limits.valid_until;
-	bool		holds = false;
-
-	/* more may roll over or be refilled than a period gives, but not for ever */
-	if (step < LOOK_AHEAD_PERIODS)
-		at = Min(at, charge->next_due);
-	if (step < LOOK_AHEAD_PERIODS && charge->limits.nlimits > 0 &&
-		charge_allowance(charge)->limit->rollover.enabled)
-		at = Min(at, charge_allowance(charge)->current.end);
-	for (int i = 0; i < charge->naccounts; i++)
-		holds |= charge->accounts[i]->current.held > 0 ||
-			charge->accounts[i]->current.held_cost > 0;
-	for (int b = 0; b < charge->bonuses.n; b++)
-		holds |= charge->bonuses.rows[b].held > charge->bonuses.rows[b].lapsed;
-	if (holds)
-		at = Min(at, hold_next_expiry(set, &charge->user_id, charge->metric,
-									  charge->now, view));
-	return at;
-}
-
-/*
- * When a denied request would be granted by waiting alone: microseconds, or
- * DECISION_NEVER.  The decision knows the limits and holds of now; where one
- * of them ends before that, the request is decided again as of then.
- */
-int64
-charge_retry_after(RelationSet *set, const Charge *charge, RelationView view)
-{
-	MemoryContext contexts[2] = {NULL, NULL};
-	MemoryContext old = CurrentMemoryContext;
-	Charge		charges[2];
-	const Charge *c = charge;
-	int64		wait = charge->decision.retry_after;
-	Amount		amount = charge->input.amount;
-
-	for (int step = 0; step < LOOK_AHEAD_STEPS; step++)
-	{
-		int			i = step % 2;
-		Charge	   *later = &charges[i];
-		TimestampTz at = next_change(set, c, view, step);
-
-		if (at == DT_NOEND || at - charge->now > LOOK_AHEAD_MAX ||
-			(wait != DECISION_NEVER && c->now + wait < at))
-			break;
-
-		/* what was read before is needed to read the next, and no longer */
-		if (contexts[i])
-			MemoryContextReset(contexts[i]);
-		else
-			contexts[i] = AllocSetContextCreate(old, "quota look-ahead",
-												ALLOCSET_SMALL_SIZES);
-		MemoryContextSwitchTo(contexts[i]);
-		memset(later, 0, sizeof(*later));
-		later->user_id = charge->user_id;
-		later->metric = charge->metric;
-		charge_read_as_of(set, later, view, at);
-		charge_decide(later, amount);
-		CHECK_FOR_INTERRUPTS();
-		for (int a = 0; a < later->naccounts; a++)
-			ExecClearTuple(later->accounts[a]->slot);
-		c = later;
-		wait = c->decision.allowed ? 0 : c->decision.retry_after;
-	}
-	MemoryContextSwitchTo(old);
-	return wait == DECISION_NEVER ? DECISION_NEVER : c->now - charge->now + wait;
 }

@@ -69,14 +69,12 @@ extern void charge_adopt(RelationSet *set, Charge *charge, RelationView view);
 extern TimestampTz charge_time(const Charge *charge, TimestampTz at);
 extern bool charge_begin(RelationSet *set, Charge *charge, RelationView view,
 						 TimestampTz now);
-extern void charge_read_as_of(RelationSet *set, Charge *charge,
+extern void charge_read_as_of(RelationSet *set, Charge *charges, int n,
 							  RelationView view, TimestampTz at);
 extern void charge_decide(Charge *charge, Amount amount);
 extern void charge_decide_as_event(RelationSet *set, Charge *charge,
 								   RelationView view, Amount amount);
 extern void charge_report(Charge *charge);
-extern int64 charge_retry_after(RelationSet *set, const Charge *charge,
-								RelationView view);
 extern void charge_register(RelationSet *set, const Charge *charge, bool writes);
 extern Account *charge_account(RelationSet *set, Charge *charge,
 							   RelationView view, const char *period);

@@ -48,8 +48,9 @@ add_charge(Posting *posting, int *room, const pg_uuid_t *user_id, const char *me
 }
 
 /*
- * Open the charges of an item: the subject's, whatever its limits, and those
- * of its parents that have limits on the metric.
+ * Open the charges of an item: the subject's and those of its parents, whatever
+ * their limits.  Who has none is not charged, though may be by the time that a
+ * denied request would be granted.
  */
 static void
 add_levels(Posting *posting, int *room, int item, int levels)
@@ -60,7 +61,6 @@ add_levels(Posting *posting, int *room, int item, int levels)
 	for (int level = 0; level < levels; level++)
 	{
 		Charge	   *charge = add_charge(posting, room, &user_id, posting->metrics[item]);
-		bool		has_parent;
 
 		charge->item = item;
 		charge->level = level;
@@ -68,12 +68,9 @@ add_levels(Posting *posting, int *room, int item, int levels)
 		charge_open(posting->set, charge, posting->view, posting->now);
 		if (it->amount < 0 && level == 0 && charge->limits.nlimits == 0)
 			charge_adopt(posting->set, charge, posting->view);
-		has_parent = charge->limits.has_parent;
-		user_id = charge->limits.parent;
-		if (level > 0 && charge->limits.nlimits == 0)
-			posting->ncharges--;
-		if (!has_parent)
+		if (!charge->limits.has_parent)
 			return;
+		user_id = charge->limits.parent;
 	}
 	if (levels == LIMIT_MAX_LEVELS)
 		ereport(ERROR,

@@ -253,13 +253,14 @@ window_retry_after(const DecisionInput *in, int i, WindowTest passes)
 }
 
 /*
- * When all windows together would admit a request that is denied now.  No
- * window admits it between a time and its next, so no time is passed over.
+ * The earliest time from "from" on at which all windows together admit the
+ * request by themselves, or DECISION_NEVER.  No window admits it between a time
+ * and its next, so no time is passed over.
  */
-static int64_t
-retry_after(const DecisionInput *in)
+int64_t
+decision_admitted_at(const DecisionInput *in, int64_t from)
 {
-	int64_t		at = in->now;
+	int64_t		at = from;
 	bool		moved = true;
 
 	while (moved)
@@ -275,7 +276,7 @@ retry_after(const DecisionInput *in)
 			at = next;
 		}
 	}
-	return time_until(in, at);
+	return at;
 }
 
 /*
@@ -313,7 +314,7 @@ deny(const DecisionInput *in, int denying, Amount bonus_left, Decision *out)
 {
 	const WindowState *l = &in->limits[denying];
 
-	out->retry_after = retry_after(in);
+	out->retry_after = time_until(in, decision_admitted_at(in, in->now));
 	report_window(in, denying, 0, bonus_left, &out->before);
 	out->after = out->before;
 	if (l->mode == MODE_SOFT)

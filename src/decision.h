@@ -157,6 +157,7 @@ parts_add(Parts *a, const Parts *b)
 extern int	bonus_compare(const BonusState *a, const BonusState *b);
 extern void decide(const DecisionInput *in, Decision *out);
 extern void decision_report(const DecisionInput *in, LimitReport *out);
+extern int64_t decision_admitted_at(const DecisionInput *in, int64_t from);
 extern bool decision_grantable(const DecisionInput *in, Amount *most);
 extern void parts_keep(const Parts *whole, const Amount *lines, int nlines,
 					   Amount keep, Parts *kept, Amount *kept_lines);

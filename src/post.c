@@ -166,9 +166,10 @@ prepare_items(Posting *posting)
 /* Take one request through its tries, within an open set of relations */
 static void
 post_one(RelationSet *set, const Request *request, LimitVersion version,
-		 HeldAccounts *held, Outcome *outcomes)
+		 HeldAccounts *held, List **created, Outcome *outcomes)
 {
-	Posting		posting = {.request = request, .set = set, .held = held, .outcomes = outcomes};
+	Posting		posting = {.request = request, .set = set, .held = held,
+	.created = created, .outcomes = outcomes};
 
 	posting.limits_version = version;
 	posting.view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
@@ -220,8 +221,16 @@ post(const Request *request, Outcome *outcomes)
 	RelationSet *set = begin_call(request->dry_run);
 	MemoryContext old = MemoryContextSwitchTo(relations_context(set));
 	HeldAccounts held = {0};
+	List	   *created = NIL;
 
-	post_one(set, request, version, &held, outcomes);
+	/*
+	 * No act of an admin is a first use, from which periods may be counted;
+	 * but one that ends a period has begun another one.
+	 */
+	post_one(set, request, version, &held,
+			 request_is_admin_act(request) && request->kind != REQUEST_RESET ? &created : NULL,
+			 outcomes);
+	posting_delete_unused(set, created);
 	MemoryContextSwitchTo(old);
 	for (int i = 0; i < Max(request->nitems, 1); i++)
 		outcome_copy(&outcomes[i]);
@@ -305,6 +314,8 @@ post_lock(const pg_uuid_t *user_ids, int n, const char *metric)
 	prepare_items(&posting);
 	if (request.nitems > 0)
 		lock_all(set, &posting);
+	/* whoever would create them waits for the transaction all the same */
+	posting_delete_unused(set, created);
 	MemoryContextSwitchTo(old);
 	relations_end(set);
 }
@@ -415,7 +426,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 			relations_refresh(set);
 		}
 		MemoryContextSwitchTo(each);
-		post_one(set, order[i], version, &held, outcome);
+		post_one(set, order[i], version, &held, NULL, outcome);
 		MemoryContextSwitchTo(old);
 		(void) outcome_get_datum(outcome);
 		outcome_copy(outcome);

@@ -2,7 +2,8 @@
  *
  * posting.h
  *	  One request on its way through the engine; shared by the files of the
- *	  engine: post.c, charges.c, movement.c, settlement.c, write.c, answer.c.
+ *	  engine: post.c, charges.c, movement.c, settlement.c, lookahead.c, write.c,
+ *	  answer.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -72,6 +73,9 @@ extern bool movement_is_gauge(const Charge *charge);
 extern Verdict settlement_repay(Posting *posting);
 extern Verdict settlement_resolve(Posting *posting);
 extern Verdict settlement_refund(Posting *posting);
+
+/* lookahead.c */
+extern int64 lookahead_retry_after(Posting *posting, int item);
 
 /* write.c */
 extern bool posting_lock_charge(Posting *posting, const Charge *charge, bool *unchanged);

@@ -106,7 +106,7 @@ put_metric(RelationSet *set, ReturnSetInfo *rsinfo, const pg_uuid_t *user_id,
 	RelationView view = guc_caller_snapshot_rules() ? VIEW_CALLER : VIEW_LATEST;
 	Charge		charge = {.user_id = *user_id, .metric = metric};
 
-	charge_read_as_of(set, &charge, view, DT_NOBEGIN);
+	charge_read_as_of(set, &charge, 1, view, DT_NOBEGIN);
 	charge_decide(&charge, AMOUNT_UNIT);
 	charge_register(set, &charge, false);
 	for (int i = 0; i < charge.limits.nlimits; i++)

@@ -174,9 +174,9 @@ BEGIN
 		EXIT WHEN v_charges IS NOT NULL;
 	END LOOP;
 	FOR i IN 1 .. cardinality(v_charges) LOOP
-		v_charges[i] := quota_reference.decide_charge(v_charges[i], 'consume', p_amount, v_now);
+		v_charges[i] := quota_reference.decide_charge(v_charges[i], p_user_id, 'consume', p_amount, v_now);
 	END LOOP;
-	RETURN quota_reference.combine(ARRAY(SELECT c.answer FROM unnest(quota_reference.charged(v_charges, 1)) AS c));
+	RETURN quota_reference.answer_item(v_charges, 1, p_user_id, p_amount, v_now);
 END
 $$;
 

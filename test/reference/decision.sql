@@ -150,14 +150,6 @@ BEGIN
 		v_out.reason := CASE WHEN a.mode = 'soft' THEN 'spend_cap'
 							 WHEN a.limit_amount = 0 AND v_out.remaining = 0 THEN 'not_in_plan'
 							 ELSE 'quota_exceeded' END;
-		-- Each window has its room back by the end of its period, and by then
-		-- bonuses may have expired that another one needs: the first of these
-		-- times at which all have room.
-		SELECT quota_reference.elapsed(p_now, min(w.period_end)) INTO v_out.retry_after
-		  FROM unnest(p_subject.accounts) AS w
-		 WHERE w.period_end IS NOT NULL
-		   AND NOT EXISTS (SELECT FROM unnest(p_subject.accounts) AS l
-							WHERE NOT quota_reference.admits(p_subject, l, p_amount, w.period_end));
 		RETURN v_out;
 	END IF;
 
@@ -188,34 +180,52 @@ BEGIN
 END
 $$;
 
--- When a denied request would be granted by waiting alone.  The decision knows
--- the limits and holds of now; where one of them ends before that, the request is
--- decided again as of then.
+-- Do all windows of some levels, of which there is one at least, admit a request?
+CREATE FUNCTION quota_reference.all_admit(p_levels quota_reference.subject[], p_amount numeric, p_at timestamptz)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+AS $$
+	SELECT bool_and(quota_reference.admits(s, a, p_amount, p_at)) IS TRUE
+	  FROM unnest(p_levels) AS s, unnest(s.accounts) AS a
+$$;
+
+-- When a denied request would be granted by waiting alone: by all levels that have
+-- limits, or as far as one of them is concerned.  Room comes back where a period
+-- ends.  Where a limit or a hold ends before that, everything is looked at again as
+-- of then.
 CREATE FUNCTION quota_reference.retry_after(
-	p_subject quota_reference.subject, p_amount numeric, p_now timestamptz, p_retry_after interval)
+	p_user_id uuid, p_metric text, p_amount numeric, p_now timestamptz, p_whom uuid DEFAULT NULL)
 	RETURNS interval
 	LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-	v_subject	quota_reference.subject := p_subject;
-	v_moment	timestamptz := p_now;
-	v_wait		interval := p_retry_after;
-	v_at		timestamptz;
+	v_at		timestamptz := p_now;
 	v_state		record;
-	v_out		quota.outcome;
+	v_asked		quota_reference.subject[];
+	v_granted	timestamptz;
+	v_change	timestamptz;
 BEGIN
 	LOOP
-		SELECT least(v_subject.valid_until, min(h.expires_at)) INTO v_at
-		  FROM quota_reference.open_holds(p_subject.user_id, p_subject.metric) AS h
-		 WHERE h.expires_at > v_moment;
-		IF v_at IS NULL OR v_at - p_now > interval '365250 days' OR v_moment + v_wait < v_at THEN
-			RETURN quota_reference.elapsed(p_now, v_moment) + v_wait;
+		v_state := quota_reference.levels_as_of(p_user_id, p_metric, v_at);
+		v_asked := ARRAY(SELECT s FROM unnest(v_state.levels) AS s
+						  WHERE s.user_id = coalesce(p_whom, s.user_id) AND cardinality(s.accounts) > 0);
+		IF quota_reference.all_admit(v_asked, p_amount, v_state.moment)
+		   OR (p_whom IS NOT NULL AND v_asked = '{}')
+		THEN
+			v_granted := v_state.moment;
+		ELSE
+			SELECT min(a.period_end) INTO v_granted
+			  FROM unnest(v_asked) AS s, unnest(s.accounts) AS a
+			 WHERE a.period_end IS NOT NULL
+			   AND quota_reference.all_admit(v_asked, p_amount, a.period_end);
 		END IF;
-		v_state := quota_reference.as_of(p_subject.user_id, p_subject.metric, v_at);
-		v_subject := v_state.subject;
-		v_moment := v_state.moment;
-		v_out := quota_reference.decide(v_subject, p_amount, v_moment);
-		v_wait := CASE WHEN v_out.allowed THEN interval '0' ELSE v_out.retry_after END;
+		SELECT least(min(s.valid_until), min(h.expires_at)) INTO v_change
+		  FROM unnest(v_state.levels) AS s
+		  LEFT JOIN LATERAL quota_reference.open_holds(s.user_id, p_metric) AS h ON h.expires_at > v_state.moment;
+		IF v_change IS NULL OR v_change - p_now > interval '365250 days' OR v_granted < v_change THEN
+			RETURN quota_reference.elapsed(p_now, v_granted);
+		END IF;
+		v_at := v_change;
 	END LOOP;
 END
 $$;

@@ -350,7 +350,8 @@ BEGIN
 		IF NOT v_endless THEN
 			-- without a subscription there is no anniversary to count from
 			IF a.basis = 'first_use' OR (a.basis = 'subscription' AND p_subject.anchor IS NULL) THEN
-				a.anchor := coalesce(a.anchor, p_now);
+				-- of what was counted from elsewhere, the first use is not known any more
+				a.anchor := coalesce(a.anchor, CASE WHEN a.used IS NULL THEN p_now END);
 				v_from := a.anchor;
 			ELSE
 				v_from := CASE a.basis WHEN 'subscription' THEN p_subject.anchor END;
@@ -411,8 +412,8 @@ END
 $$;
 
 -- A subject and its parents at p_at, as they are in the tables: the subject
--- itself first, then those of its parents that have limits on the metric
-CREATE FUNCTION quota_reference.levels(p_user_id uuid, p_metric text, p_at timestamptz)
+-- itself first, then those of its parents that have limits on the metric, or all
+CREATE FUNCTION quota_reference.levels(p_user_id uuid, p_metric text, p_at timestamptz, p_all boolean DEFAULT false)
 	RETURNS quota_reference.subject[]
 	LANGUAGE plpgsql STABLE
 AS $$
@@ -423,7 +424,7 @@ DECLARE
 BEGIN
 	FOR v_depth IN 1 .. 8 LOOP
 		v_subject := quota_reference.resolve(v_user_id, p_metric, p_at);
-		IF v_depth = 1 OR cardinality(v_subject.accounts) > 0 THEN
+		IF p_all OR v_depth = 1 OR cardinality(v_subject.accounts) > 0 THEN
 			v_levels := v_levels || v_subject;
 		END IF;
 		v_user_id := v_subject.parent;
@@ -432,5 +433,28 @@ BEGIN
 		END IF;
 	END LOOP;
 	RAISE EXCEPTION 'subject has more than 7 levels of parents';
+END
+$$;
+
+-- A subject and all its parents as they stand at one moment: p_at, or the first one
+-- after it at which their limits do not change while they are read
+CREATE FUNCTION quota_reference.levels_as_of(
+	p_user_id uuid,
+	p_metric text,
+	p_at timestamptz,
+	OUT moment timestamptz,
+	OUT levels quota_reference.subject[])
+	LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+	moment := p_at;
+	LOOP
+		levels := quota_reference.levels(p_user_id, p_metric, moment, true);
+		moment := (SELECT max(quota_reference.time_of(s, moment)) FROM unnest(levels) AS s);
+		EXIT WHEN (SELECT bool_or(s.valid_until <= moment) IS NOT TRUE FROM unnest(levels) AS s);
+	END LOOP;
+	FOR i IN 1 .. cardinality(levels) LOOP
+		levels[i] := quota_reference.as_at(levels[i], moment);
+	END LOOP;
 END
 $$;

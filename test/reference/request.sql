@@ -144,7 +144,7 @@ $$;
 -- Decide one charge of p_amount: its answer tells the present state and what would
 -- move, its lines which bonuses
 CREATE FUNCTION quota_reference.decide_charge(
-	INOUT c quota_reference.charge, p_kind text, p_amount numeric, p_now timestamptz)
+	INOUT c quota_reference.charge, p_user_id uuid, p_kind text, p_amount numeric, p_now timestamptz)
 	LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -154,7 +154,8 @@ BEGIN
 		c.answer := quota_reference.decide(c.subject, p_amount, p_now);
 		c.lines := quota_reference.take_lines((c.subject).bonuses, (c.answer).bonus_used);
 		IF NOT (c.answer).allowed THEN
-			c.answer.retry_after := quota_reference.retry_after(c.subject, p_amount, p_now, (c.answer).retry_after);
+			c.answer.retry_after := quota_reference.retry_after(
+				p_user_id, (c.subject).metric, p_amount, p_now, (c.subject).user_id);
 		END IF;
 		RETURN;
 	END IF;
@@ -202,6 +203,24 @@ AS $$
 	  FROM (SELECT x.*, count(*) OVER () AS n
 			  FROM unnest(p_charges) WITH ORDINALITY AS x (item, subject, event, answer, lines, place)
 			 WHERE x.item = p_item) AS c
+$$;
+
+-- The answer to an item that has been decided.  How long it denies is up to all its
+-- levels together, what else is told to the one that denies longest.
+CREATE FUNCTION quota_reference.answer_item(
+	p_charges quota_reference.charge[], p_item integer, p_user_id uuid, p_amount numeric, p_now timestamptz)
+	RETURNS quota.outcome
+	LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	v_out	quota.outcome := quota_reference.combine(
+		ARRAY(SELECT c.answer FROM unnest(quota_reference.charged(p_charges, p_item)) AS c));
+BEGIN
+	IF NOT v_out.allowed THEN
+		v_out.retry_after := quota_reference.retry_after(p_user_id, v_out.metric, p_amount, p_now);
+	END IF;
+	RETURN v_out;
+END
 $$;
 
 -- The answer to a request that is not granted: of the state only
@@ -340,7 +359,7 @@ BEGIN
 		v_granted := true;
 		v_released := false;
 		FOR i IN 1 .. cardinality(v_charges) LOOP
-			v_charges[i] := quota_reference.decide_charge(v_charges[i], p_kind, v_amounts[(v_charges[i]).item], v_now);
+			v_charges[i] := quota_reference.decide_charge(v_charges[i], p_user_id, p_kind, v_amounts[(v_charges[i]).item], v_now);
 			-- parents give back as much as the subject had to give back
 			IF p_kind = 'release' AND NOT v_released AND cardinality(((v_charges[i]).subject).accounts) > 0 THEN
 				v_amounts[1] := ((v_charges[i]).answer).granted;
@@ -348,11 +367,11 @@ BEGIN
 			END IF;
 		END LOOP;
 		FOR v_item IN 1 .. cardinality(p_metrics) LOOP
-			v_levels := quota_reference.charged(v_charges, v_item);
-			v_outs[v_item] := quota_reference.combine(ARRAY(SELECT c.answer FROM unnest(v_levels) AS c));
+			v_outs[v_item] := quota_reference.answer_item(v_charges, v_item, p_user_id, v_amounts[v_item], v_now);
 			IF p_kind = 'set_gauge' AND v_outs[v_item].period IS NULL THEN
 				v_outs[v_item].allowed := false;
 				v_outs[v_item].reason := 'not_in_plan';
+				v_outs[v_item].retry_after := quota_reference.retry_after(p_user_id, p_metrics[v_item], 0, v_now);
 			END IF;
 			v_granted := v_granted AND v_outs[v_item].allowed;
 		END LOOP;
@@ -397,7 +416,7 @@ BEGIN
 				ELSE
 					-- the present state, as what was asked for meets it
 					FOR i IN 1 .. CASE WHEN p_up_to THEN cardinality(v_charges) ELSE 0 END LOOP
-						v_charges[i] := quota_reference.decide_charge(v_charges[i], p_kind, v_asked[1], v_now);
+						v_charges[i] := quota_reference.decide_charge(v_charges[i], p_user_id, p_kind, v_asked[1], v_now);
 					END LOOP;
 					FOR i IN 1 .. cardinality(p_metrics) LOOP
 						v_outs[i] := quota_reference.refuse(

@@ -226,6 +226,41 @@ SELECT :answer FROM check_and_consume_quota(:'joe', 'hierarchy_calls', 2);
 SELECT name, used FROM pg_temp.accounts('hierarchy_calls') WHERE name IN ('joe', 'ghost');
 RESET quota.default_plan;
 
+-- How long a denial lasts is up to all levels ----------------------------------------------------------------------------------------------------
+
+SET quota.test_clock = '2026-05-10 12:00:00+00';
+INSERT INTO metrics (metric) VALUES ('hierarchy_wait');
+INSERT INTO plans (plan) VALUES ('hierarchy_daily'), ('hierarchy_less');
+INSERT INTO plan_limits (plan, metric, period, limit_amount) VALUES
+	('hierarchy_daily', 'hierarchy_wait', 'day', 6), ('hierarchy_less', 'hierarchy_wait', 'month', 5);
+SELECT md5('hierarchy kim')::uuid AS kim, md5('hierarchy kim team')::uuid AS kim_team, md5('hierarchy lea')::uuid AS lea, md5('hierarchy lea team')::uuid AS lea_team,
+	md5('hierarchy mia')::uuid AS mia, md5('hierarchy mia team')::uuid AS mia_team \gset
+INSERT INTO subscriptions (user_id, plan, parent, pending_plan, pending_at) VALUES
+	(:'kim_team', NULL, NULL, NULL, NULL), (:'kim', NULL, :'kim_team', NULL, NULL),
+	(:'lea_team', NULL, NULL, 'hierarchy_less', '2026-05-10 18:00+00'), (:'lea', 'hierarchy_daily', :'lea_team', NULL, NULL),
+	(:'mia_team', 'hierarchy_less', NULL, NULL, NULL), (:'mia', 'hierarchy_daily', :'mia_team', NULL, NULL);
+-- the limit of the one who denies ends tomorrow at 9, and the team's has none
+INSERT INTO limit_overrides (user_id, metric, limit_amount, expires_at) VALUES
+	(:'kim', 'hierarchy_wait', 2, '2026-05-11 09:00+00'), (:'kim_team', 'hierarchy_wait', NULL, NULL);
+SELECT allowed, reason, binding_user_id = :'kim' AS binds, retry_after FROM check_and_consume_quota(:'kim', 'hierarchy_wait', 3);
+SET quota.test_clock = '2026-05-11 08:59:59.999999+00';
+SELECT allowed, retry_after FROM check_quota(:'kim', 'hierarchy_wait', 3);
+SET quota.test_clock = '2026-05-11 09:00:00+00';
+SELECT allowed, binding_user_id = :'kim_team' AS binds FROM check_quota(:'kim', 'hierarchy_wait', 3);
+-- the day begins anew at midnight; 5 units are granted then, 6 not any more, because the team has limits from 18:00 on
+SET quota.test_clock = '2026-05-10 12:00:00+00';
+SELECT allowed, granted FROM check_and_consume_quota(:'lea', 'hierarchy_wait', 6);
+SELECT n, allowed, binding_user_id = :'lea' AS binds, retry_after FROM generate_series(5, 6) AS n, check_quota(:'lea', 'hierarchy_wait', n) ORDER BY n;
+SET quota.test_clock = '2026-05-11 00:00:00+00';
+SELECT n, allowed, binding_user_id = :'lea_team' AS binds, retry_after FROM generate_series(5, 6) AS n, check_quota(:'lea', 'hierarchy_wait', n) ORDER BY n;
+-- by midnight the bonus that lets the team admit 6 units today has expired; next month it has 5 again, which are enough for 5 alone
+SET quota.test_clock = '2026-05-10 12:00:00+00';
+INSERT INTO user_bonuses (user_id, metric, amount, expires_at, granted_at) VALUES (:'mia_team', 'hierarchy_wait', 8, '2026-05-10 20:00+00', '2026-05-10 12:00+00');
+SELECT allowed, granted, trim_scale(bonus_used) AS bonus_used FROM check_and_consume_quota(:'mia', 'hierarchy_wait', 6);
+SELECT n, allowed, binding_user_id = :'mia' AS binds, retry_after, justify_hours(retry_after) AS days FROM generate_series(5, 6) AS n, check_quota(:'mia', 'hierarchy_wait', n) ORDER BY n;
+SET quota.test_clock = '2026-06-01 00:00:00+00';
+SELECT n, allowed FROM generate_series(5, 6) AS n, check_quota(:'mia', 'hierarchy_wait', n) ORDER BY n;
+
 -- Chains: 8 subjects, no circles ----------------------------------------------------------------------------------------------------------------
 
 INSERT INTO subscriptions (user_id, plan, parent)

@@ -317,6 +317,17 @@ SELECT * FROM pg_temp.life('periods havana', 'periods_day', ARRAY['2024-03-10 04
 SELECT * FROM pg_temp.life('periods apia', 'periods_day', ARRAY['2011-12-29 10:00+00', '2011-12-30 09:59:59+00', '2011-12-30 10:00+00', '2011-12-31 09:59:59+00',
 	'2011-12-31 10:00+00'], 6);
 
+-- A limit that becomes a first_use one: an account that is there already is counted by the calendar
+INSERT INTO metrics (metric) VALUES ('periods_turned');
+INSERT INTO plan_limits (plan, metric, period, limit_amount) VALUES ('periods_plan', 'periods_turned', 'week', 10);
+SET quota.test_clock = '2026-06-04 12:00:00+00';
+SELECT allowed, period_start, resets_at FROM check_and_consume_quota(md5('periods leap')::uuid, 'periods_turned', 1);
+UPDATE plan_limits SET anchor = 'first_use' WHERE plan = 'periods_plan' AND metric = 'periods_turned';
+SET quota.test_clock = '2026-06-05 15:00:00+00';
+SELECT allowed, period_start, resets_at FROM check_and_consume_quota(md5('periods leap')::uuid, 'periods_turned', 1);
+SET quota.test_clock = '2026-06-13 15:00:00+00';
+SELECT allowed, period_start, resets_at FROM check_and_consume_quota(md5('periods leap')::uuid, 'periods_turned', 1);
+
 -- The clock is read at each call, not at the start of the statement or transaction --------------------------------------
 
 RESET quota.test_clock;

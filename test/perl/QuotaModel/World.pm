@@ -254,14 +254,14 @@ sub length_of
 }
 
 # A denial tells when the same request would be granted by waiting alone: it would be
-# then, and not at any time before at which something changes.  (Where parents are
-# asked too, what is told is the longest wait of those who deny.)
+# then, and not at any time before at which something changes.
 sub compare_retry
 {
 	my ($row, $user, $metric, $units) = @_;
 	my @levels = $model->levels($user, $metric);
+	my @chain = $model->chain($user);
 
-	return if $row->{allowed} || $row->{reason} !~ /^(?:quota_exceeded|spend_cap|not_in_plan)$/ || @levels != 1;
+	return if $row->{allowed} || $row->{reason} !~ /^(?:quota_exceeded|spend_cap|not_in_plan)$/;
 	my $granted_at = sub {
 		my ($at) = @_;
 		my $later = dclone(bless { %$model, charged => [], closed => [] }, 'QuotaModel');
@@ -270,9 +270,9 @@ sub compare_retry
 	};
 	my $retry = defined $row->{retry_after} ? $model->{now} + length_of($row->{retry_after}) : undef;
 	my @changes = grep { defined $_ && $_ > $model->{now} && (!defined $retry || $_ < $retry) } (
-		map({ $_->{record}{end} } @{ $levels[0]{windows} }),
-		map({ $_->{expires} } values %{ $model->{hold} }, values %{ $model->{override}{$user}{$metric} // {} }),
-		$model->{subject}{$user}{pending_at});
+		map({ $_->{record}{end} } map { @{ $_->{windows} } } @levels),
+		map({ $_->{expires} } values %{ $model->{hold} }, map { values %{ $model->{override}{$_}{$metric} // {} } } @chain),
+		map { $model->{subject}{$_}{pending_at} } @chain);
 
 	problem("retry_after $row->{retry_after}: would not be granted then") if defined $retry && !$granted_at->($retry);
 	push @changes, $retry - 1 if defined $retry && $retry > $model->{now};
