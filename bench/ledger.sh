@@ -6,20 +6,24 @@
 # The peers
 #
 #	single				one call for one unit, a transaction of its own
-#	held				reserve and settle, in one transaction
+#	single_block		the same between BEGIN and COMMIT
+#	held				reserve and settle between BEGIN and COMMIT
 #	held_apart			the same in two transactions, as where work is done in between
 #	batch				consume_quota_batch for 100 subjects
 #	batch_cte			one statement that writes the same rows, and no logic
 #	batch_cte_blind		so, but the audit rows make up their events and counts
+#	batch_sql			one statement that looks up each subject's limit, locks in order,
+#						writes the same rows where there is room, and answers for each; it
+#						knows no bonuses, overrides, parents, keys or other periods
 #	metrics				consume_quotas for 3 metrics
 #	metrics_apart		3 calls for them, each its own transaction
 #	metrics_together	3 calls for them in one transaction
 #	level				one call on a metric that only the subject has a limit on
 #	levels				the same where its team and its organisation have limits, too
 #	draw, draw_batch	no call at all
-LEDGER_PEERS=(single held held_apart batch batch_cte batch_cte_blind metrics metrics_apart metrics_together level levels)
+LEDGER_PEERS=(single single_block held held_apart batch batch_cte batch_cte_blind batch_sql metrics metrics_apart metrics_together level levels)
 BATCHES=5				# batches after each draw of subjects
-for peer in batch batch_cte batch_cte_blind draw_batch; do
+for peer in batch batch_cte batch_cte_blind batch_sql draw_batch; do
 	CALLS_OF["$peer"]=$((100 * BATCHES))
 done
 unset peer
@@ -28,6 +32,11 @@ ledger_call_of()
 {
 	case $1 in
 		single) echo "SELECT * FROM quota.check_and_consume_quota($2, 'calls');" ;;
+		single_block)
+			echo 'BEGIN;'
+			ledger_call_of single "$2"
+			echo 'COMMIT;'
+			;;
 		held)
 			echo 'BEGIN;'
 			ledger_call_of held_apart "$2"
@@ -39,6 +48,7 @@ ledger_call_of()
 			;;
 		batch) echo "SELECT * FROM quota.consume_quota_batch($2, array_fill('calls'::text, ARRAY[100]));" ;;
 		batch_cte | batch_cte_blind) batch_cte_of "$2" "$1" ;;
+		batch_sql) batch_sql_of "$2" ;;
 		metrics) echo "SELECT * FROM quota.consume_quotas($2, '{\"calls\": 1, \"exports\": 1, \"tokens\": 1}');" ;;
 		metrics_apart)
 			echo "SELECT * FROM quota.check_and_consume_quota($2, 'calls');"
@@ -81,6 +91,43 @@ WITH input AS (
 INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
 	plan_limit, current_usage, remaining, period, action, event_id, created_at)
 $audit;
+END
+}
+
+# What a team would write that needs a limit and an answer, and nothing else
+batch_sql_of()
+{
+	cat <<END
+WITH input AS (
+	SELECT u, n FROM unnest($1) WITH ORDINALITY AS i (u, n)
+), account AS (
+	SELECT t.user_id, t.used, l.limit_amount
+	FROM input
+	JOIN quota.subscriptions s ON s.user_id = u
+	JOIN quota.plan_limits l ON l.plan = s.plan AND l.metric = 'calls' AND l.period = 'month'
+	JOIN quota.usage_tracking t ON t.user_id = u AND t.metric = 'calls' AND t.period = 'month'
+	ORDER BY t.user_id FOR UPDATE OF t
+), charge AS (
+	UPDATE quota.usage_tracking t SET used = t.used + 1
+	FROM account a
+	WHERE t.user_id = a.user_id AND t.metric = 'calls' AND t.period = 'month'
+		AND (a.limit_amount IS NULL OR a.used + 1 <= a.limit_amount)
+	RETURNING t.user_id, t.used
+), entry AS (
+	INSERT INTO quota.usage_events (id, user_id, metric, kind, amount, bonus_used, period, created_at)
+	SELECT quota.new_id(now()), user_id, 'calls', 'consume', 1, 0, 'month', now() FROM charge
+	RETURNING id, user_id
+), answer AS (
+	SELECT n, u, c.user_id IS NOT NULL AS allowed, limit_amount, coalesce(c.used, a.used) AS used,
+		limit_amount - coalesce(c.used, a.used) AS remaining, e.id
+	FROM input JOIN account a ON a.user_id = u LEFT JOIN charge c ON c.user_id = u LEFT JOIN entry e ON e.user_id = u
+), audit AS (
+	INSERT INTO quota.quota_audit_log (id, user_id, metric, attempted_amount, success, reason,
+		plan_limit, current_usage, remaining, period, action, event_id, created_at)
+	SELECT quota.new_id(now()), u, 'calls', 1, allowed, CASE WHEN allowed THEN 'ok' ELSE 'quota_exceeded' END,
+		limit_amount, used, remaining, 'month', 'consume', id, now() FROM answer
+)
+SELECT allowed, remaining, limit_amount, used, id FROM answer ORDER BY n;
 END
 }
 

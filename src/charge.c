@@ -38,14 +38,16 @@ add_account(RelationSet *set, Charge *charge, RelationView view, const QuotaLimi
 
 /*
  * Read the limits of a charge, as they are at "at" or now, and its accounts.
- * The caller has set user_id and metric.  charge_begin() comes next.
+ * The caller has set user_id and metric.  "known" is the subject's subscription,
+ * if the call has read it already, or NULL.  charge_begin() comes next.
  */
 void
-charge_open(RelationSet *set, Charge *charge, RelationView view, TimestampTz at)
+charge_open(RelationSet *set, Charge *charge, RelationView view, TimestampTz at,
+			const Subscription *known)
 {
 	LimitSet   *limits = &charge->limits;
 
-	limit_resolve(set, &charge->user_id, charge->metric, Max(clock_now(), at), limits);
+	limit_resolve(set, &charge->user_id, charge->metric, Max(clock_now(), at), known, limits);
 	charge->naccounts = 0;
 	charge->accounts = palloc((limits->nlimits + 1) * sizeof(Account *));
 	for (int i = 0; i < limits->nlimits; i++)
@@ -286,7 +288,7 @@ charge_read_as_of(RelationSet *set, Charge *charges, int n, RelationView view,
 	{
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
-			charge_open(set, &charges[i], view, at);
+			charge_open(set, &charges[i], view, at, NULL);
 		at = Max(clock_now(), at);
 		for (int i = 0; i < n; i++)
 			at = charge_time(&charges[i], at);

@@ -48,7 +48,7 @@ typedef struct Charge
 } Charge;
 
 extern void charge_open(RelationSet *set, Charge *charge, RelationView view,
-						TimestampTz at);
+						TimestampTz at, const Subscription *known);
 /* The accounts that a present request moves units in */
 static inline int
 charge_windows(const Charge *charge)

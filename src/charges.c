@@ -65,7 +65,8 @@ add_levels(Posting *posting, int *room, int item, int levels)
 		charge->item = item;
 		charge->level = level;
 		charge->amount = it->amount;
-		charge_open(posting->set, charge, posting->view, posting->now);
+		charge_open(posting->set, charge, posting->view, posting->now,
+					level == 0 ? it->subscription : NULL);
 		if (it->amount < 0 && level == 0 && charge->limits.nlimits == 0)
 			charge_adopt(posting->set, charge, posting->view);
 		if (!charge->limits.has_parent)
@@ -282,7 +283,7 @@ charges_find(Posting *posting)
 		else
 			find_reservation(posting, &room);
 		for (int i = 0; i < posting->ncharges; i++)
-			charge_open(posting->set, &posting->charges[i], posting->view, posting->now);
+			charge_open(posting->set, &posting->charges[i], posting->view, posting->now, NULL);
 	}
 	check_kinds(posting);
 	if (posting->ncharges > 1)

@@ -12,6 +12,8 @@
 #ifndef QUOTA_COMPAT_H
 #define QUOTA_COMPAT_H
 
+#include "utils/memutils.h"
+
 #if PG_VERSION_NUM < 140000
 #error "quota needs PostgreSQL 14 or newer"
 #endif
@@ -31,6 +33,20 @@
 #define guc_malloc(elevel, size) malloc(size)
 #define guc_free(ptr) free(ptr)
 #endif
+
+/*
+ * 15: a generation context keeps its first block over a reset, and cuts chunks
+ * of any size from it; before, only a set does that, with chunks up to 8 kB
+ */
+static inline MemoryContext
+compat_arena_create(MemoryContext parent, const char *name, Size size)
+{
+#if PG_VERSION_NUM >= 150000
+	return GenerationContextCreate(parent, name, size, size, ALLOCSET_DEFAULT_MAXSIZE);
+#else
+	return AllocSetContextCreateInternal(parent, name, size, size, ALLOCSET_DEFAULT_MAXSIZE);
+#endif
+}
 
 /* 16: permissions of range table entries moved into a list of their own;
  * 18: ExecInitRangeTable() learnt which entries are prunable */

@@ -61,7 +61,7 @@ roll_period(RelationSet *set, Charge *charge, TimestampTz end, Amount used)
 	LimitSet	then;
 	const QuotaLimit *limit;
 
-	limit_resolve(set, &charge->user_id, charge->metric, end - 1, &then);
+	limit_resolve(set, &charge->user_id, charge->metric, end - 1, NULL, &then);
 	limit = limit_find(&then, window);
 	if (limit && limit->rollover.enabled && !limit->unlimited)
 		roll_over(charge, &limit->rollover, end, amount_max(limit->amount - used, 0));

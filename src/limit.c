@@ -79,67 +79,71 @@ limit_any_overrides(void)
 	return !limit_cache_no_overrides();
 }
 
-/* Read the subscription of a subject as it is at "now" */
-static void
-read_subscription(RelationSet *set, TimestampTz now, LimitSet *out)
+/* Read the subscription of a subject */
+Subscription *
+limit_subscription(RelationSet *set, const pg_uuid_t *user_id)
 {
 	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_SUBSCRIPTIONS);
-	Datum		key = UUIDPGetDatum(&out->user_id);
+	Subscription *s = palloc0(sizeof(Subscription));
+	Datum		key = UUIDPGetDatum(user_id);
+	Datum		datum;
 	bool		isnull;
 
-	out->subscribed = relation_find(set, INDEX_SUBSCRIPTIONS_PKEY, 1, &key,
-									VIEW_LATEST, slot);
-	if (out->subscribed)
+	s->moment = relations_moment(set);
+	s->exists = relation_find(set, INDEX_SUBSCRIPTIONS_PKEY, 1, &key, VIEW_LATEST, slot);
+	if (s->exists)
 	{
-		Datum		datum = slot_getattr(slot, Anum_subscriptions_plan, &isnull);
-
-		out->plan = isnull ? NULL : TextDatumGetCString(datum);
+		datum = slot_getattr(slot, Anum_subscriptions_plan, &isnull);
+		s->plan = isnull ? NULL : TextDatumGetCString(datum);
 		datum = slot_getattr(slot, Anum_subscriptions_parent, &isnull);
-		out->has_parent = !isnull;
+		s->has_parent = !isnull;
 		if (!isnull)
-			out->parent = *DatumGetUUIDP(datum);
+			s->parent = *DatumGetUUIDP(datum);
 		datum = slot_getattr(slot, Anum_subscriptions_pending_at, &isnull);
-		if (!isnull && DatumGetTimestampTz(datum) <= now)
-			out->plan = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_pending_plan,
-														 &isnull));
-		else if (!isnull)
-			out->valid_until = Min(out->valid_until, DatumGetTimestampTz(datum));
-		out->anchor = DatumGetTimestampTz(slot_getattr(slot, Anum_subscriptions_anchor, &isnull));
-		out->zone = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_time_zone, &isnull));
-	}
-	else
-	{
-		out->plan = quota_default_plan && *quota_default_plan ?
-			pstrdup(quota_default_plan) : NULL;
-		out->anchor = 0;
-		out->zone = DEFAULT_ZONE;
-		if (out->plan && !limit_cache_plan_exists(out->plan))
-			ereport(ERROR,
-					(errcode(ERRCODE_QUOTA_UNKNOWN_PLAN),
-					 errmsg("unknown plan \"%s\"", out->plan),
-					 errdetail("The setting quota.default_plan names it."),
-					 errhint("Add it to quota.plans, or change the setting.")));
+		s->pending_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
+		if (!isnull)
+			s->pending_plan = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_pending_plan,
+															   &isnull));
+		s->anchor = DatumGetTimestampTz(slot_getattr(slot, Anum_subscriptions_anchor, &isnull));
+		s->zone = TextDatumGetCString(slot_getattr(slot, Anum_subscriptions_time_zone, &isnull));
 	}
 	ExecClearTuple(slot);
+	return s;
 }
 
-/* The parent of a subject; false if it has none */
-bool
-limit_parent(RelationSet *set, const pg_uuid_t *user_id, pg_uuid_t *parent)
+/*
+ * The plan of a subject as it is at "now", and what goes with it.  "known" is
+ * its subscription, if the call has read it already, or NULL; it counts as long
+ * as the call has not looked at what was committed since.
+ */
+static void
+resolve_plan(RelationSet *set, TimestampTz now, const Subscription *known, LimitSet *out)
 {
-	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_SUBSCRIPTIONS);
-	Datum		key = UUIDPGetDatum(user_id);
-	bool		isnull = true;
+	const Subscription *s = known && known->moment == relations_moment(set) ? known :
+		limit_subscription(set, &out->user_id);
 
-	if (relation_find(set, INDEX_SUBSCRIPTIONS_PKEY, 1, &key, VIEW_LATEST, slot))
+	out->subscribed = s->exists;
+	if (s->exists)
 	{
-		Datum		datum = slot_getattr(slot, Anum_subscriptions_parent, &isnull);
-
-		if (!isnull)
-			*parent = *DatumGetUUIDP(datum);
+		out->plan = s->pending_at <= now ? s->pending_plan : s->plan;
+		if (s->pending_at > now)
+			out->valid_until = Min(out->valid_until, s->pending_at);
+		out->has_parent = s->has_parent;
+		out->parent = s->parent;
+		out->anchor = s->anchor;
+		out->zone = s->zone;
+		return;
 	}
-	ExecClearTuple(slot);
-	return !isnull;
+	out->plan = quota_default_plan && *quota_default_plan ?
+		pstrdup(quota_default_plan) : NULL;
+	out->anchor = 0;
+	out->zone = DEFAULT_ZONE;
+	if (out->plan && !limit_cache_plan_exists(out->plan))
+		ereport(ERROR,
+				(errcode(ERRCODE_QUOTA_UNKNOWN_PLAN),
+				 errmsg("unknown plan \"%s\"", out->plan),
+				 errdetail("The setting quota.default_plan names it."),
+				 errhint("Add it to quota.plans, or change the setting.")));
 }
 
 /* The longest window; among windows of equal length the first by name */
@@ -272,10 +276,11 @@ apply_overrides(LimitSet *out, List *overrides)
 /*
  * Find the limits of a subject on a metric (a name as limit_metric_name()
  * returns it) that are in force at a time.  No limits means: not in the plan.
+ * "known" is as for resolve_plan().
  */
 void
 limit_resolve(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
-			  TimestampTz now, LimitSet *out)
+			  TimestampTz now, const Subscription *known, LimitSet *out)
 {
 	const CachedLimit *first;
 	const CachedMetric *cached;
@@ -286,7 +291,7 @@ limit_resolve(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	out->metric = pstrdup(metric);
 	out->valid_until = DT_NOEND;
 	out->kind = METRIC_COUNTER;
-	read_subscription(set, now, out);
+	resolve_plan(set, now, known, out);
 	if (limit_any_overrides())
 		overrides = read_overrides(set, out, now);
 
@@ -332,7 +337,7 @@ limit_metrics(RelationSet *set, const pg_uuid_t *user_id, TimestampTz now)
 	LimitSet	subject = {.user_id = *user_id};
 	List	   *names = NIL;
 
-	read_subscription(set, now, &subject);
+	resolve_plan(set, now, NULL, &subject);
 	if (subject.plan)
 	{
 		const CachedLimit *first;

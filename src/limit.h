@@ -75,6 +75,20 @@ typedef struct QuotaLimit
 	Rollover	rollover;
 } QuotaLimit;
 
+/* What the row of a subject in subscriptions says, palloc'd */
+typedef struct Subscription
+{
+	bool		exists;			/* else nothing but "moment" counts */
+	char	   *plan;			/* NULL: no plan */
+	char	   *pending_plan;
+	TimestampTz pending_at;		/* DT_NOEND: no plan is pending */
+	bool		has_parent;
+	pg_uuid_t	parent;
+	TimestampTz anchor;
+	char	   *zone;
+	uint64		moment;			/* relations_moment() as it was read */
+} Subscription;
+
 /*
  * The limits of one subject on one metric, copied into the caller's memory.
  * limits[] is in the order in which accounts are locked: by period name.
@@ -100,10 +114,11 @@ extern LimitVersion limit_version(void);
 extern bool limit_any_overrides(void);
 extern char *limit_metric_name(const char *name);
 extern void limit_resolve(RelationSet *set, const pg_uuid_t *user_id,
-						  const char *metric, TimestampTz now, LimitSet *out);
+						  const char *metric, TimestampTz now,
+						  const Subscription *known, LimitSet *out);
 extern QuotaLimit *limit_find(const LimitSet *limits, const char *period);
 extern MetricKind limit_metric_kind(const char *name);
-extern bool limit_parent(RelationSet *set, const pg_uuid_t *user_id, pg_uuid_t *parent);
+extern Subscription *limit_subscription(RelationSet *set, const pg_uuid_t *user_id);
 extern List *limit_metrics(RelationSet *set, const pg_uuid_t *user_id, TimestampTz now);
 extern bool limit_never_resets(const LimitSet *limits, const QuotaLimit *limit);
 extern pg_tz *limit_zone(const LimitSet *limits);

@@ -364,18 +364,23 @@ lock_batch(RelationSet *set, const Request *requests, int n, HeldAccounts *held,
 	lock_all(set, &posting);
 }
 
+/* Has a subject a parent?  The requests keep what was read to find out. */
 static bool
 any_parent(RelationSet *set, const Request *requests, int n)
 {
-	pg_uuid_t	parent;
-
 	/* in most databases nobody has one */
 	if (relation_index_is_empty(set, INDEX_SUBSCRIPTIONS_PARENT))
 		return false;
 
 	for (int i = 0; i < n; i++)
-		if (limit_parent(set, &requests[i].items[0].user_id, &parent))
+	{
+		RequestItem *item = &requests[i].items[0];
+		const Subscription *subscription = limit_subscription(set, &item->user_id);
+
+		item->subscription = subscription;
+		if (subscription->has_parent)
 			return true;
+	}
 	return false;
 }
 
@@ -391,13 +396,13 @@ any_parent(RelationSet *set, const Request *requests, int n)
 void
 post_batch(const Request *requests, int n, Outcome *outcomes)
 {
+	LimitVersion version = limit_version();
 	RelationSet *set = begin_call(false);
 	MemoryContext old = MemoryContextSwitchTo(relations_context(set));
 	MemoryContext each = AllocSetContextCreate(CurrentMemoryContext, "quota request",
 											   ALLOCSET_DEFAULT_SIZES);
 	const Request **order = palloc((n + 1) * sizeof(Request *));
 	HeldAccounts held = {.of_batch = true};
-	LimitVersion version = limit_version();
 	bool		parents;
 	List	   *created = NIL;
 
@@ -420,7 +425,7 @@ post_batch(const Request *requests, int n, Outcome *outcomes)
 
 		CHECK_FOR_INTERRUPTS();
 		/* see what the request before has written, where this one may meet it */
-		if (i == 0 || parents || compare_items(order[i - 1]->items, order[i]->items) == 0)
+		if (parents || (i > 0 && compare_items(order[i - 1]->items, order[i]->items) == 0))
 		{
 			version = limit_version();
 			relations_refresh(set);

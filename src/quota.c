@@ -13,6 +13,7 @@
 #include "fmgr.h"
 
 #include "guc.h"
+#include "relation.h"
 
 PG_MODULE_MAGIC;
 
@@ -22,4 +23,5 @@ void
 _PG_init(void)
 {
 	guc_init();
+	relations_init();
 }

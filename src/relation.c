@@ -235,11 +235,11 @@ buffer_row(RelationSet *set, QuotaTable table, ResultRelInfo *rri, TupleTableSlo
 	if (RelationGetDescr(rel)->constr)
 		ExecConstraints(rri, row, set->estate);
 	if (set->buffers[table] == NULL)
-		set->buffers[table] = MemoryContextAllocZero(set->estate->es_query_cxt,
+		set->buffers[table] = MemoryContextAllocZero(set->context,
 													 BUFFER_ROWS * sizeof(TupleTableSlot *));
 	if (set->buffers[table][set->buffered[table]] == NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+		MemoryContext old = MemoryContextSwitchTo(set->context);
 
 		set->buffers[table][set->buffered[table]] =
 			table_slot_create(rel, &set->estate->es_tupleTable);

@@ -36,9 +36,11 @@ typedef struct RelationScan RelationScan;
 /* for relations_begin() */
 #define TABLE_BIT(table)	(1U << (table))
 
+extern void relations_init(void);
 extern RelationSet *relations_begin(bool writing, uint32 tables);
 extern void relations_refresh(RelationSet *set);
 extern void relations_end(RelationSet *set);
+extern uint64 relations_moment(RelationSet *set);
 extern MemoryContext relations_context(RelationSet *set);
 
 extern TupleTableSlot *relation_slot(RelationSet *set, QuotaTable table);

@@ -80,7 +80,7 @@ new_slot(RelationSet *set, QuotaTable table)
 TupleTableSlot *
 relation_slot(RelationSet *set, QuotaTable table)
 {
-	MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+	MemoryContext old = MemoryContextSwitchTo(set->context);
 
 	if (set->slots_used[table] == list_length(set->slots[table]))
 		set->slots[table] = lappend(set->slots[table], new_slot(set, table));
@@ -105,7 +105,7 @@ relation_scratch_slot(RelationSet *set, QuotaTable table)
 {
 	if (set->scratch[table] == NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+		MemoryContext old = MemoryContextSwitchTo(set->context);
 
 		set->scratch[table] = new_slot(set, table);
 		MemoryContextSwitchTo(old);
@@ -174,7 +174,7 @@ scan_begin(RelationSet *set, QuotaIndex index, int nkeys, const Datum *keys,
 	}
 
 	/* what the index keeps with the scan has to live as long as it */
-	old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+	old = MemoryContextSwitchTo(set->context);
 	scan->set = set;
 	scan->number = index;
 	scan->direction = ForwardScanDirection;
@@ -248,7 +248,7 @@ relation_scan_begin_range(RelationSet *set, QuotaIndex index, int nkeys,
 bool
 relation_scan_next(RelationScan *scan, TupleTableSlot *slot)
 {
-	MemoryContext old = MemoryContextSwitchTo(scan->set->estate->es_query_cxt);
+	MemoryContext old = MemoryContextSwitchTo(scan->set->context);
 	bool		found = false;
 
 	while (!found && index_getnext_slot(scan->scan, scan->direction, slot))

@@ -3,9 +3,9 @@
  * relation_set.c
  *	  The tables that one call has opened, and what it needs to write them.
  *
- * A call works in an executor state of its own: it owns the call's memory and
- * slots, and lets triggers and constraints that the DBA added work as they
- * would in a statement.  Knows nothing of rows; relation.c does.
+ * A call works in an executor state of its own, which lets triggers and
+ * constraints that the DBA added work as they would in a statement.  Knows
+ * nothing of rows; relation.c does.
  *
  * Access rights are not checked here: EXECUTE on the function that was called
  * is the permission.  Row triggers that the DBA added run as the caller, as
@@ -32,6 +32,76 @@
 #include "relation_set.h"
 
 /*
+ * Memory of a call, kept from one call to the next.  Taking it from malloc each
+ * time has the C library hand pages back to the system at the end of a call,
+ * and fault them in again for the next, which can cost as much as all the rest.
+ * Scans of an index take 27 kB each.
+ */
+#define CALL_MEMORY	((Size) 256 * 1024)
+
+static MemoryContext call_memory = NULL;
+
+/* The nest level of the transaction that uses it; 0 = none does */
+static int	call_memory_level = 0;
+
+/*
+ * A context for a call.  One that is made by a trigger of another call gets
+ * its own.
+ */
+static MemoryContext
+take_memory(void)
+{
+	if (call_memory_level != 0)
+		return AllocSetContextCreate(CurrentMemoryContext, "quota nested call",
+									 ALLOCSET_DEFAULT_SIZES);
+	if (call_memory == NULL)
+		call_memory = compat_arena_create(TopMemoryContext, "quota call", CALL_MEMORY);
+	MemoryContextReset(call_memory);
+	call_memory_level = GetCurrentTransactionNestLevel();
+	return call_memory;
+}
+
+static void
+give_memory_back(MemoryContext context)
+{
+	if (context != call_memory)
+	{
+		MemoryContextDelete(context);
+		return;
+	}
+	MemoryContextReset(context);
+	call_memory_level = 0;
+}
+
+/*
+ * A call that has failed is over when its transaction, or savepoint, has been
+ * rolled back: the next one may have its memory.
+ */
+static void
+end_of_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT)
+		call_memory_level = 0;
+}
+
+static void
+end_of_savepoint(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+				 void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB &&
+		call_memory_level >= GetCurrentTransactionNestLevel())
+		call_memory_level = 0;
+}
+
+/* To be called once, when the library is loaded */
+void
+relations_init(void)
+{
+	RegisterXactCallback(end_of_transaction, NULL);
+	RegisterSubXactCallback(end_of_savepoint, NULL);
+}
+
+/*
  * Start a call.  A writing call sees what its own transaction did before, by a
  * snapshot of its own; one that only reads uses the caller's active snapshot.
  * The tables named by TABLE_BITs are opened before that snapshot is taken:
@@ -43,13 +113,15 @@
 RelationSet *
 relations_begin(bool writing, uint32 tables)
 {
+	MemoryContext context = take_memory();
+	MemoryContext old = MemoryContextSwitchTo(context);
 	EState	   *estate = CreateExecutorState();
-	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 	RelationSet *set = palloc0(sizeof(RelationSet));
 
 	catalog_refresh();
 	set->writing = writing;
 	set->estate = estate;
+	set->context = context;
 
 	if (writing)
 	{
@@ -104,6 +176,14 @@ relations_refresh(RelationSet *set)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	set->estate->es_snapshot = GetActiveSnapshot();
 	set->estate->es_output_cid = GetCurrentCommandId(true);
+	set->moment++;
+}
+
+/* As long as this is the same, what was read is what would be read again */
+uint64
+relations_moment(RelationSet *set)
+{
+	return set->moment;
 }
 
 /*
@@ -153,13 +233,14 @@ relations_end(RelationSet *set)
 		if (set->rels[i])
 			table_close(set->rels[i], NoLock);
 	FreeExecutorState(estate);
+	give_memory_back(set->context);
 }
 
 /* Memory that lives until relations_end() */
 MemoryContext
 relations_context(RelationSet *set)
 {
-	return set->estate->es_query_cxt;
+	return set->context;
 }
 
 /* Refuse to work on tables of an older version of the extension */
@@ -199,7 +280,7 @@ relation_set_result(RelationSet *set, QuotaTable table)
 	if (set->rris[table] == NULL)
 	{
 		Relation	rel = relation_set_table(set, table);
-		MemoryContext old = MemoryContextSwitchTo(set->estate->es_query_cxt);
+		MemoryContext old = MemoryContextSwitchTo(set->context);
 		ResultRelInfo *rri = makeNode(ResultRelInfo);
 
 		InitResultRelInfo(rri, rel, table + 1, NULL, 0);

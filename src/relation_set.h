@@ -18,7 +18,8 @@
 struct RelationSet
 {
 	bool		writing;
-	EState	   *estate;			/* owns the memory, the slots, the triggers */
+	MemoryContext context;		/* owns all of the call, this set included */
+	EState	   *estate;			/* owns the slots and the triggers */
 	Relation	rels[TABLE_COUNT];
 	ResultRelInfo *rris[TABLE_COUNT];
 	TupleTableSlot *new_rows[TABLE_COUNT];
@@ -27,6 +28,7 @@ struct RelationSet
 	int			slots_used[TABLE_COUNT];
 	Snapshot	latest;			/* registered, or NULL */
 	IndexScanDesc idle_scans[INDEX_COUNT];	/* that have ended, for the next */
+	uint64		moment;			/* counts the snapshots */
 	bool		batch;			/* rows may wait for others */
 	TupleTableSlot **buffers[TABLE_COUNT];	/* those that wait */
 	int			buffered[TABLE_COUNT];

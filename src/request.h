@@ -41,6 +41,7 @@ typedef struct RequestItem
 	char	   *metric;			/* as the caller named it */
 	Amount		amount;
 	text	   *key;			/* idempotency key, or NULL */
+	const struct Subscription *subscription;	/* if it was read, else NULL */
 } RequestItem;
 
 typedef struct Request

@@ -118,6 +118,7 @@ quota_get_user_quota_status(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	pg_uuid_t	user_id;
+	const Subscription *subscription;
 	RelationSet *set;
 	MemoryContext old;
 	ListCell   *lc;
@@ -131,8 +132,10 @@ quota_get_user_quota_status(PG_FUNCTION_ARGS)
 	{
 		foreach(lc, limit_metrics(set, &user_id, clock_now()))
 			put_metric(set, rsinfo, &user_id, lfirst(lc));
-		if (!limit_parent(set, &user_id, &user_id))
+		subscription = limit_subscription(set, &user_id);
+		if (!subscription->has_parent)
 			break;
+		user_id = subscription->parent;
 	}
 	MemoryContextSwitchTo(old);
 	relations_end(set);

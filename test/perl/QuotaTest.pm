@@ -106,6 +106,7 @@ sub pgbench_command
 	  exists $args{seconds}
 	  ? ('--time' => $args{seconds})
 	  : ('--transactions' => $args{transactions} // 1);
+	push @command, '--rate' => $args{rate} if $args{rate};
 	foreach my $script (@scripts)
 	{
 		my $file = PostgreSQL::Test::Utils::tempdir() . '/script' . ++$scripts . '.sql';
@@ -116,7 +117,8 @@ sub pgbench_command
 }
 
 # Start clients: script (one, or a list to choose from at random), clients,
-# transactions of each client or seconds, tries of a transaction, protocol, options
+# transactions of each client or seconds, rate (transactions per second of all, where
+# they go on for as long as a test takes), tries of a transaction, protocol, options
 # (as of session_options), host and port of a pooler.
 sub pgbench_start
 {

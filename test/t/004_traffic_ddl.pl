@@ -72,8 +72,8 @@ FROM quota.check_and_consume_quota('$scarce_user', 'scarce') AS o;
 END
 
 my @traffic = (
-	pgbench_start($node, script => [ $call, $keyed ], clients => 4, transactions => 10_000_000, options => $options),
-	pgbench_start($node, script => [ $call, $keyed ], clients => 4, transactions => 10_000_000, options => $latest),
+	pgbench_start($node, script => [ $call, $keyed ], clients => 4, transactions => 10_000_000, rate => 500, options => $options),
+	pgbench_start($node, script => [ $call, $keyed ], clients => 4, transactions => 10_000_000, rate => 500, options => $latest),
 	pgbench_start($node, script => $scarce, clients => 2, transactions => 10_000_000, options => $options));
 
 sub query { return $node->safe_psql('postgres', $_[0]) }
@@ -86,7 +86,7 @@ sub wait_for_traffic
 	wait_until($node, "SELECT count(*) > 20
 			AND count(DISTINCT e.user_id) > 5 AND count(*) FILTER (WHERE e.key_hash IS NOT NULL) > 5
 			AND count(*) FILTER (WHERE e.key_hash IS NULL) > 5
-		FROM quota.usage_events e WHERE e.created_at > '$marks'", 'calls go on');
+		FROM quota.usage_events e WHERE e.id > quota.id_bound('$marks')", 'calls go on');
 	return;
 }
 
