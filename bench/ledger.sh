@@ -10,6 +10,7 @@
 #	held				reserve and settle between BEGIN and COMMIT
 #	held_apart			the same in two transactions, as where work is done in between
 #	batch				consume_quota_batch for 100 subjects
+#	batch_count			so, but the client only asks how many were granted
 #	batch_cte			one statement that writes the same rows, and no logic
 #	batch_cte_blind		so, but the audit rows make up their events and counts
 #	batch_sql			one statement that looks up each subject's limit, locks in order,
@@ -21,9 +22,9 @@
 #	level				one call on a metric that only the subject has a limit on
 #	levels				the same where its team and its organisation have limits, too
 #	draw, draw_batch	no call at all
-LEDGER_PEERS=(single single_block held held_apart batch batch_cte batch_cte_blind batch_sql metrics metrics_apart metrics_together level levels)
+LEDGER_PEERS=(single single_block held held_apart batch batch_count batch_cte batch_cte_blind batch_sql metrics metrics_apart metrics_together level levels)
 BATCHES=5				# batches after each draw of subjects
-for peer in batch batch_cte batch_cte_blind batch_sql draw_batch; do
+for peer in batch batch_count batch_cte batch_cte_blind batch_sql draw_batch; do
 	CALLS_OF["$peer"]=$((100 * BATCHES))
 done
 unset peer
@@ -47,6 +48,7 @@ ledger_call_of()
 			echo 'SELECT * FROM quota.settle_reservation(:reservation_id);'
 			;;
 		batch) echo "SELECT * FROM quota.consume_quota_batch($2, array_fill('calls'::text, ARRAY[100]));" ;;
+		batch_count) echo "SELECT count(*) FROM quota.consume_quota_batch($2, array_fill('calls'::text, ARRAY[100])) WHERE allowed;" ;;
 		batch_cte | batch_cte_blind) batch_cte_of "$2" "$1" ;;
 		batch_sql) batch_sql_of "$2" ;;
 		metrics) echo "SELECT * FROM quota.consume_quotas($2, '{\"calls\": 1, \"exports\": 1, \"tokens\": 1}');" ;;
