@@ -45,7 +45,7 @@ roll_over(Charge *charge, const Rollover *rollover, TimestampTz end, Amount unus
 
 	if (amount == 0 || expires_at <= charge->now)
 		return;
-	id_generate(end, (pg_uuid_t *) state.id);
+	id_generate_earlier(end, (pg_uuid_t *) state.id);
 	bonus_add_due(&charge->bonuses, &state, "rollover", "unused units of the period before");
 }
 

@@ -65,13 +65,10 @@ hold_find_lapsed(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 	return lapsed;
 }
 
-/*
- * A time before which no hold of a subject and metric ends that has not ended
- * at "now"; DT_NOEND if there is none
- */
-TimestampTz
-hold_next_expiry(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
-				 TimestampTz now, RelationView view)
+/* When the first or last hold may end that has not ended at "now" */
+static TimestampTz
+hold_expiry(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+			TimestampTz now, bool last, RelationView view)
 {
 	TupleTableSlot *slot = relation_scratch_slot(set, TABLE_USAGE_EVENTS);
 	Datum		keys[2] = {UUIDPGetDatum(user_id), CStringGetTextDatum(metric)};
@@ -81,10 +78,29 @@ hold_next_expiry(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
 
 	scan = relation_scan_begin_range(set, INDEX_USAGE_EVENTS_HOLDS, 2, keys,
 									 TimestampTzGetDatum(now + 1),
-									 TimestampTzGetDatum(DT_NOEND), false, view);
+									 TimestampTzGetDatum(DT_NOEND), last, view);
 	if (relation_scan_next(scan, slot))
 		result = DatumGetTimestampTz(slot_getattr(slot, Anum_usage_events_expires_at, &isnull));
 	relation_scan_end(scan);
 	ExecClearTuple(slot);
 	return result;
+}
+
+/*
+ * A time before which no hold of a subject and metric ends that has not ended
+ * at "now"; DT_NOEND if there is none
+ */
+TimestampTz
+hold_next_expiry(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+				 TimestampTz now, RelationView view)
+{
+	return hold_expiry(set, user_id, metric, now, false, view);
+}
+
+/* A time from which on none of them holds any more; DT_NOEND if there is none */
+TimestampTz
+hold_last_expiry(RelationSet *set, const pg_uuid_t *user_id, const char *metric,
+				 TimestampTz now, RelationView view)
+{
+	return hold_expiry(set, user_id, metric, now, true, view);
 }

@@ -19,5 +19,8 @@ extern List *hold_find_lapsed(RelationSet *set, const pg_uuid_t *user_id,
 extern TimestampTz hold_next_expiry(RelationSet *set, const pg_uuid_t *user_id,
 									const char *metric, TimestampTz now,
 									RelationView view);
+extern TimestampTz hold_last_expiry(RelationSet *set, const pg_uuid_t *user_id,
+									const char *metric, TimestampTz now,
+									RelationView view);
 
 #endif							/* QUOTA_HOLD_H */

@@ -78,6 +78,14 @@ set_time(TimestampTz at, unsigned char *d)
 	d[7] = fraction & 0xFF;
 }
 
+static void
+set_tail(uint64 tail, pg_uuid_t *id)
+{
+	tail |= VARIANT;
+	for (int b = 0; b < ID_RANDOM; b++)
+		id->data[UUID_LEN - 1 - b] = (unsigned char) (tail >> (8 * b));
+}
+
 /*
  * Make an identifier for an entry made at a time.  Raises an error if the
  * server has no source of randomness.
@@ -97,9 +105,18 @@ id_generate(TimestampTz at, pg_uuid_t *id)
 	last_tail = tail;
 
 	set_time(at, id->data);
-	tail |= VARIANT;
-	for (int b = 0; b < ID_RANDOM; b++)
-		id->data[UUID_LEN - 1 - b] = (unsigned char) (tail >> (8 * b));
+	set_tail(tail, id);
+}
+
+/* The same for an entry of an earlier time, which has no part in the order */
+void
+id_generate_earlier(TimestampTz at, pg_uuid_t *id)
+{
+	uint64		tail;
+
+	draw_random((unsigned char *) &tail);
+	set_time(at, id->data);
+	set_tail(tail & FIRST_TAIL_MASK, id);
 }
 
 /* What no identifier of an entry made at a time, or later, is less than */

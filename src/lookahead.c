@@ -8,6 +8,10 @@
  * the item is read and decided again as of then.  All its levels are: one that
  * denies now may have no limits by then, and one without limits may have some.
  *
+ * There may be thousands of holds, and each of them ends at a time of its own.
+ * Until something else changes, or a bonus expires, room only grows, so that the
+ * time from which on there is enough is found by bisection.
+ *
  * Reads only, and knows nothing of locks.
  *
  *-------------------------------------------------------------------------
@@ -41,12 +45,14 @@ typedef struct Levels
 	MemoryContext context;		/* what was read, unless it is the posting's */
 } Levels;
 
-/* When a charge may change by itself next, other than by the end of periods */
+/*
+ * When a charge may change by itself next, other than by the end of periods and
+ * holds
+ */
 static TimestampTz
-next_change(RelationSet *set, const Charge *charge, RelationView view, int step)
+next_change(const Charge *charge, int step)
 {
 	TimestampTz at = charge->limits.valid_until;
-	bool		holds = false;
 
 	/* more may roll over or be refilled than a period gives, but not for ever */
 	if (step < LOOK_AHEAD_PERIODS)
@@ -54,15 +60,57 @@ next_change(RelationSet *set, const Charge *charge, RelationView view, int step)
 	if (step < LOOK_AHEAD_PERIODS && charge->limits.nlimits > 0 &&
 		charge_allowance(charge)->limit->rollover.enabled)
 		at = Min(at, charge_allowance(charge)->current.end);
-	for (int i = 0; i < charge->naccounts; i++)
-		holds |= charge->accounts[i]->current.held > 0 ||
-			charge->accounts[i]->current.held_cost > 0;
-	for (int b = 0; b < charge->bonuses.n; b++)
-		holds |= charge->bonuses.rows[b].held > charge->bonuses.rows[b].lapsed;
-	if (holds)
-		at = Min(at, hold_next_expiry(set, &charge->user_id, charge->metric,
-									  charge->now, view));
 	return at;
+}
+
+static bool
+has_holds(const Charge *charge)
+{
+	for (int i = 0; i < charge->naccounts; i++)
+		if (charge->accounts[i]->current.held > 0 ||
+			charge->accounts[i]->current.held_cost > 0)
+			return true;
+	for (int b = 0; b < charge->bonuses.n; b++)
+		if (charge->bonuses.rows[b].held > charge->bonuses.rows[b].lapsed)
+			return true;
+	return false;
+}
+
+/* What lies ahead of the levels of an item */
+typedef struct Ahead
+{
+	TimestampTz change;			/* something changes, see next_change() */
+	TimestampTz shrink;			/* a bonus expires */
+	TimestampTz first_hold;		/* the next hold ends */
+	TimestampTz last_hold;		/* none of the present ones holds any more */
+} Ahead;
+
+static void
+look_ahead(Posting *posting, const Levels *levels, int step, Ahead *ahead)
+{
+	ahead->change = ahead->shrink = ahead->first_hold = DT_NOEND;
+	ahead->last_hold = DT_NOBEGIN;
+	for (int i = 0; i < levels->n; i++)
+	{
+		const Charge *c = &levels->charges[i];
+		TimestampTz first;
+
+		ahead->change = Min(ahead->change, next_change(c, step));
+		for (int b = 0; b < c->bonuses.n; b++)
+			if (c->bonuses.bonuses[b].expires_at > c->now)
+				ahead->shrink = Min(ahead->shrink, c->bonuses.bonuses[b].expires_at);
+		if (!has_holds(c))
+			continue;
+		first = hold_next_expiry(posting->set, &c->user_id, c->metric, c->now, posting->view);
+		if (first == DT_NOEND)
+			continue;
+		ahead->first_hold = Min(ahead->first_hold, first);
+		ahead->last_hold = Max(ahead->last_hold,
+							   hold_last_expiry(posting->set, &c->user_id, c->metric,
+												c->now, posting->view));
+	}
+	if (ahead->change != DT_NOEND && ahead->change - posting->now > LOOK_AHEAD_MAX)
+		ahead->change = DT_NOEND;
 }
 
 /* Does a level have a say in whether units are granted? */
@@ -162,6 +210,38 @@ levels_as_of(Posting *posting, const Levels *from, TimestampTz at, Levels *level
 	MemoryContextSwitchTo(old);
 }
 
+/* Do all levels admit the item at the time that they were read as of? */
+static bool
+is_admitted(const Levels *levels)
+{
+	return admitted_at(levels) <= levels->charges[0].now;
+}
+
+/*
+ * The first time from which on some levels admit the item: after "lo", at which
+ * they do not, and no later than "hi", at which they do.  Room only grows
+ * between the two.
+ */
+static TimestampTz
+first_admitted(Posting *posting, const Levels *levels, TimestampTz lo, TimestampTz hi,
+			   Levels *probe)
+{
+	while (hi - lo > 1)
+	{
+		TimestampTz mid = lo + (hi - lo) / 2;
+
+		levels_as_of(posting, levels, mid, probe);
+		if (is_admitted(probe))
+			hi = mid;
+		else
+		{
+			lo = mid;
+			hi = Min(hi, admitted_at(probe));
+		}
+	}
+	return hi;
+}
+
 /*
  * When a denied item would be granted by waiting alone: microseconds, or
  * DECISION_NEVER.  The decisions of its charges tell afterwards when each of
@@ -172,9 +252,11 @@ lookahead_retry_after(Posting *posting, int item)
 {
 	Levels		present;
 	Levels		later[2] = {{0}};
+	Levels		probe = {0};
 	const Levels *levels = &present;
 	TimestampTz *own;
 	TimestampTz at;
+	bool		one_by_one = false;
 
 	present_levels(posting, item, &present);
 	own = palloc(present.n * sizeof(TimestampTz));
@@ -182,21 +264,46 @@ lookahead_retry_after(Posting *posting, int item)
 		own[i] = DECISION_NEVER;
 	for (int step = 0;; step++)
 	{
-		TimestampTz change = DT_NOEND;
+		Levels	   *next = &later[step % 2];
+		TimestampTz now = levels->charges[0].now;
+		Ahead		ahead;
+		TimestampTz until;
 
 		at = admitted_at(levels);
-		for (int i = 0; i < levels->n; i++)
-			change = Min(change, next_change(posting->set, &levels->charges[i], posting->view, step));
-		if (change != DT_NOEND && change - posting->now > LOOK_AHEAD_MAX)
-			change = DT_NOEND;
+		look_ahead(posting, levels, step, &ahead);
+		until = Min(ahead.change, ahead.first_hold);
 		/* the first one that comes before the next change is it */
 		for (int i = 0; i < levels->n; i++)
-			if (own[i] == DECISION_NEVER && level_admitted_at(&levels->charges[i]) < change)
+			if (own[i] == DECISION_NEVER && level_admitted_at(&levels->charges[i]) < until)
 				own[i] = level_admitted_at(&levels->charges[i]);
-		if (change == DT_NOEND || at < change || step == LOOK_AHEAD_STEPS)
+		if (until == DT_NOEND || at < until || step == LOOK_AHEAD_STEPS)
 			break;
-		levels_as_of(posting, levels, change, &later[step % 2]);
-		levels = &later[step % 2];
+
+		/* often it is the end of one hold that is waited for */
+		one_by_one = !one_by_one;
+		if (until == ahead.change || one_by_one ||
+			Min(ahead.change, ahead.shrink) - 1 <= until)
+		{
+			levels_as_of(posting, levels, until, next);
+			levels = next;
+			continue;
+		}
+		/* holds end, and nothing else happens before "until" */
+		until = Min(Min(ahead.change, ahead.shrink) - 1, ahead.last_hold);
+		levels_as_of(posting, levels, until, next);
+		for (int i = 0; i < levels->n; i++)
+		{
+			Levels		one = {.charges = &next->charges[i], .n = 1};
+
+			if (own[i] == DECISION_NEVER && is_admitted(&one))
+				own[i] = first_admitted(posting, &one, now, until, &probe);
+		}
+		if (is_admitted(next))
+		{
+			at = first_admitted(posting, next, now, until, &probe);
+			break;
+		}
+		levels = next;
 	}
 	for (int i = 0, level = 0; i < posting->ncharges; i++)
 	{

@@ -297,6 +297,9 @@ posting_write(Posting *posting)
 		if (!is_written(charge))
 			continue;
 		apply(posting, charge);
+		/* a bonus that is due is given once, which the account sees to */
+		if (posting->created && bonus_any_due(&charge->bonuses))
+			*posting->created = NIL;
 		bonus_write(posting->set, &charge->bonuses, &charge->user_id, charge->metric);
 		/* what rolls over is written together with the end of the period */
 		for (int a = 0; a < charge_windows(charge) && bonus_any_due(&charge->bonuses); a++)
