@@ -34,7 +34,7 @@ sub new
 	my ($class, %self) = @_;
 	return bless {
 		%self, override => {}, current => {}, closed => [],
-		bonus => {}, hold => {}, charged => [], events => 0 }, $class;
+		bonus => {}, hold => {}, charged => [], answered => {}, events => 0 }, $class;
 }
 
 # Time ------------------------------------------------------------------------------
@@ -466,4 +466,5 @@ sub state
 }
 
 require QuotaModel::Requests;
+require QuotaModel::Keys;
 1;

@@ -16,6 +16,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
 use List::Util qw(max min shuffle);
+use QuotaModel::Acts;
 use QuotaModel::World;
 use QuotaTest;
 use Test::More;
@@ -35,13 +36,7 @@ my $dbh = connect_to($node);
 # Each makes one call, has the model do the same, compares the answers, and returns the
 # subjects whose accounts may have moved.
 
-sub described
-{
-	push @log, join ' ', map { defined $_ ? $_ : 'NULL' } @_;
-	return;
-}
-
-# File the events that were granted
+# File the event that was granted, and the answer of a call with a key
 sub file
 {
 	my ($kind, $want, $row, %more) = @_;
@@ -54,18 +49,67 @@ sub file
 	return;
 }
 
-my $CONSUME = 'SELECT * FROM quota.check_and_consume_quota($1, $2, $3::numeric, $4)';
-my $UP_TO = 'SELECT * FROM quota.consume_up_to($1, $2, $3::numeric, $4)';
-my $RESERVE = 'SELECT * FROM quota.reserve_quota($1, $2, $3::numeric, $4::interval, $5)';
+# What is asked for, in one of several ways: as arguments, and what the model says
+my %REQUEST = (
+	consume => {
+		sql => 'SELECT * FROM quota.check_and_consume_quota($1, $2, $3::numeric, $4)',
+		arguments => sub { my ($r) = @_; return ($r->{user}, map({ ($_, amount($r->{units}{$_})) } keys %{ $r->{units} }), $r->{key}) },
+		decide => sub { my ($r) = @_; return $model->request('used', $r->{user}, %{ $r->{units} }) } },
+	consume_up_to => {
+		sql => 'SELECT * FROM quota.consume_up_to($1, $2, $3::numeric, $4)',
+		decide => sub { my ($r) = @_; return $model->consume_up_to($r->{user}, %{ $r->{units} }) } },
+	consume_quotas => {
+		sql => 'SELECT * FROM quota.consume_quotas($1, $2::jsonb, $3)',
+		arguments => sub {
+			my ($r) = @_;
+			return ($r->{user}, '{' . join(', ', map { "\"$_\": " . amount($r->{units}{$_}) } shuffle sort keys %{ $r->{units} }) . '}', $r->{key});
+		} },
+	reserve => {
+		sql => 'SELECT * FROM quota.reserve_quota($1, $2, $3::numeric, $4::interval, $5)',
+		arguments => sub { my ($r) = @_; return ($r->{user}, map({ ($_, amount($r->{units}{$_})) } keys %{ $r->{units} }), "$r->{ttl} s", $r->{key}) },
+		decide => sub { my ($r) = @_; return $model->request('held', $r->{user}, %{ $r->{units} }) } });
+$REQUEST{consume_up_to}{arguments} = $REQUEST{consume}{arguments};
+$REQUEST{consume_quotas}{decide} = $REQUEST{consume}{decide};
 
-sub random_key { return chance(0.3) ? 'key ' . $world{step} : undef }
-
-# Remember a call with a key, to repeat it
-sub remember
+# The rows against what the model says, which does the same now
+sub compare_request
 {
-	my ($key, $sql, $row, @values) = @_;
-	push @{ $world{keys} }, { sql => $sql, row => $row, values => \@values } if defined $key && $row->{allowed};
+	my ($r, @rows) = @_;
+	my $kind = $r->{name} eq 'reserve' ? 'reserve' : 'consume';
+	my @want = $model->answers_again($kind, $r->{name} eq 'consume_up_to', $r->{user}, $r->{key}, %{ $r->{units} });
+
+	@want = $REQUEST{ $r->{name} }{decide}->($r) unless @want;
+	problem(@rows . ' answers, expected ' . @want) if @rows != @want;
+	foreach my $i (0 .. $#want)
+	{
+		my ($want, $row) = ($want[$i], $rows[$i]);
+		compare_answer($want, $row);
+		file($kind, $want, $row, $kind eq 'reserve' ? (expires => $model->{now} + $r->{ttl} * SECOND) : ());
+		$model->remember($kind, $r->{user}, $r->{key}, $r->{units}, $want->{granted}, $row) if $want->{event};
+	}
+	push @{ $world{keys} }, $r if defined $r->{key} && grep { $_->{event} } @want;
 	return;
+}
+
+sub make_request
+{
+	my ($r) = @_;
+	my @arguments = $REQUEST{ $r->{name} }{arguments}->($r);
+
+	described($r->{name}, @arguments);
+	my ($rows, $state) = call($REQUEST{ $r->{name} }{sql}, @arguments);
+	return compare_error(undef, $state) if $state;
+	compare_request($r, @$rows);
+	compare_retry($rows->[0], $r->{user}, %{ $r->{units} }) if $r->{name} =~ /^(?:consume|reserve)$/;
+	return $model->chain($r->{user});
+}
+
+# Mostly none, else a new one; or one that was used before, by whatever call
+sub random_key
+{
+	return undef unless chance(0.3);
+	my $before = chance(0.2) ? one_of(@{ $world{keys} }) : undef;
+	return $before ? $before->{key} : 'key ' . $world{step} . '.' . ++$world{key};
 }
 
 # For a call of one metric; sometimes exactly what there is, or a millionth more
@@ -81,33 +125,12 @@ sub some_request
 sub do_consume
 {
 	my ($user, $metric, $units) = some_request();
-	my $key = random_key();
-
-	described('consume', $user, $metric, amount($units), $key);
-	my @values = ($user, $metric, amount($units), $key);
-	my ($rows, $state) = call($CONSUME, @values);
-	my ($want) = $model->request('used', $user, $metric => $units);
-	return compare_error(undef, $state) if $state;
-	compare_answer($want, $rows->[0]);
-	compare_retry($rows->[0], $user, $metric, $units);
-	file('consume', $want, $rows->[0]);
-	remember($key, $CONSUME, $rows->[0], @values);
-	return $model->chain($user);
+	return make_request({ name => 'consume', user => $user, units => { $metric => $units }, key => random_key() });
 }
 
 sub do_consume_up_to
 {
-	my ($user, $metric, $units, $key) = (any_user(), any_metric(), some_units() * 2, random_key());
-
-	described('consume_up_to', $user, $metric, amount($units), $key);
-	my @values = ($user, $metric, amount($units), $key);
-	my ($rows, $state) = call($UP_TO, @values);
-	my ($want) = $model->consume_up_to($user, $metric, $units);
-	return compare_error(undef, $state) if $state;
-	compare_answer($want, $rows->[0]);
-	file('consume', $want, $rows->[0]);
-	remember($key, $UP_TO, $rows->[0], @values);
-	return $model->chain($user);
+	return make_request({ name => 'consume_up_to', user => any_user(), units => { any_metric() => some_units() * 2 }, key => random_key() });
 }
 
 sub do_check
@@ -123,58 +146,80 @@ sub do_check
 
 sub do_consume_quotas
 {
-	my $user = any_user();
 	my %units = map { $_ => some_units() } grep { chance(0.7) } qw(calls tokens seats);
 	%units = (calls => UNIT) unless %units;
-
-	my $requests = '{' . join(', ', map { "\"$_\": " . amount($units{$_}) } shuffle sort keys %units) . '}';
-	described('consume_quotas', $user, $requests);
-	my ($rows, $state) = call('SELECT * FROM quota.consume_quotas($1, $2::jsonb)', $user, $requests);
-	my @want = $model->request('used', $user, %units);
-	return compare_error(undef, $state) if $state;
-	problem(@$rows . ' answers, expected ' . @want) if @$rows != @want;
-	foreach my $i (0 .. $#want)
-	{
-		compare_answer($want[$i], $rows->[$i]);
-		file('consume', $want[$i], $rows->[$i]);
-	}
-	return $model->chain($user);
+	return make_request({ name => 'consume_quotas', user => any_user(), units => \%units, key => random_key() });
 }
 
+# Some of the requests may be those of other calls again, or of this one
 sub do_batch
 {
-	my @items = map { +{ user => any_user(), metric => any_metric(), units => some_units() } } 1 .. 1 + int rand 5;
+	my @items;
 
-	described('batch', map { "$_->{user} $_->{metric} " . amount($_->{units}) } @items);
-	my ($rows, $state) = call('SELECT * FROM quota.consume_quota_batch($1::uuid[], $2::text[], $3::numeric[])',
-		map { my $what = $_; subject_list(map { $what eq 'units' ? amount($_->{units}) : $_->{$what} } @items) } qw(user metric units));
-	my @want = map { $model->request('used', $_->{user}, $_->{metric} => $_->{units}) } @items;
-	return compare_error(undef, $state) if $state;
-	problem(@$rows . ' answers, expected ' . @want) if @$rows != @want;
-	foreach my $i (0 .. $#want)
+	foreach (1 .. 1 + int rand 5)
 	{
-		compare_answer($want[$i], $rows->[$i]);
-		file('consume', $want[$i], $rows->[$i]);
+		my $before = chance(0.2) ? one_of(@items, @{ $world{keys} }) : undef;
+		push @items, $before ? again($before) :
+		  { name => 'consume', user => any_user(), units => { any_metric() => some_units() }, key => random_key() };
 	}
+	# one of its metrics, if it was of several
+	foreach my $r (@items)
+	{
+		my $metric = one_of(sort keys %{ $r->{units} });
+		$r = { name => 'consume', user => $r->{user}, units => { $metric => $r->{units}{$metric} }, key => $r->{key}, metric => $metric };
+	}
+
+	my @keys = map { defined $_->{key} ? "\"$_->{key}\"" : 'NULL' } @items;
+	described('batch', map { ($_->{user}, $_->{metric}, amount($_->{units}{ $_->{metric} }), $_->{key}, ';') } @items);
+	my ($rows, $state) = call('SELECT * FROM quota.consume_quota_batch($1::uuid[], $2::text[], $3::numeric[], $4::text[])',
+		subject_list(map { $_->{user} } @items), subject_list(map { $_->{metric} } @items),
+		subject_list(map { amount($_->{units}{ $_->{metric} }) } @items), subject_list(@keys));
+	return compare_error(undef, $state) if $state;
+	problem(@$rows . ' answers, expected ' . @items) if @$rows != @items;
+	compare_request($items[$_], $rows->[$_]) foreach 0 .. $#items;
 	return map { $model->chain($_->{user}) } @items;
 }
 
 sub do_reserve
 {
 	my ($user, $metric, $units) = some_request();
-	my $key = random_key();
-	my $ttl = one_of(1, 5, 60, 300, 900, 3600, 86400);
+	return make_request({ name => 'reserve', user => $user, units => { $metric => $units }, key => random_key(),
+		ttl => one_of(1, 5, 60, 300, 900, 3600, 86400) });
+}
 
-	described('reserve', $user, $metric, amount($units), "$ttl s", $key);
-	my @values = ($user, $metric, amount($units), "$ttl s", $key);
-	my ($rows, $state) = call($RESERVE, @values);
-	my ($want) = $model->request('held', $user, $metric => $units);
-	return compare_error(undef, $state) if $state;
-	compare_answer($want, $rows->[0]);
-	compare_retry($rows->[0], $user, $metric, $units);
-	file('reserve', $want, $rows->[0], expires => $model->{now} + $ttl * SECOND);
-	remember($key, $RESERVE, $rows->[0], @values);
-	return $model->chain($user);
+# The same request again; now and then not quite
+sub again
+{
+	my ($before) = @_;
+	my %r = (%$before, units => { %{ $before->{units} } });
+	my @metrics = sort keys %{ $r{units} };
+
+	return \%r if chance(0.6);
+	if (@metrics > 1 && chance(0.3))
+	{
+		delete $r{units}{ one_of(@metrics) };
+	}
+	elsif ($r{name} eq 'consume_quotas' && chance(0.5))
+	{
+		$r{units}{ any_metric() } = some_units();
+	}
+	elsif (@metrics == 1 && chance(0.3))
+	{
+		$r{name} = one_of(qw(consume consume_up_to consume_quotas reserve));
+		$r{ttl} //= 60;
+	}
+	else
+	{
+		$r{units}{ one_of(@metrics) } += 1;
+	}
+	return \%r;
+}
+
+# With a key that was used before: the same answers, or a conflict
+sub do_repeat
+{
+	my $before = one_of(@{ $world{keys} }) or return do_consume();
+	return make_request(again($before));
 }
 
 # One of the last reservations, mostly an open one
@@ -287,185 +332,6 @@ sub do_set_gauge
 	return compare_error(undef, $state) if $state;
 	compare_answer($want, $rows->[0]);
 	return $model->chain($user);
-}
-
-sub do_grant_bonus
-{
-	my ($user, $metric, $units) = (any_user(), any_metric(), some_units());
-	my $expires = chance(0.5) ? $model->{now} + one_of(1, 60, 3600, 86400 * 3) * SECOND : undef;
-	my $priority = one_of(10, 50, 50, 90);
-	my $source = one_of(qw(promotional paid));
-	my $giftable = chance(0.5);
-
-	described('grant_bonus', $user, $metric, amount($units), instant($expires), $priority, $source, $giftable ? 'giftable' : ());
-	my $rows = must('SELECT quota.grant_bonus($1, $2, $3::numeric, $4, $5, $6, $7, $8) AS id',
-		$user, $metric, amount($units), instant($expires), 'model', $priority, $source, $giftable ? 't' : 'f');
-	$model->add_bonus($rows->[0]{id}, user => $user, metric => $metric, amount => $units, expires => $expires,
-		priority => $priority, source => $source, giftable => $giftable);
-	$model->repay($user, $metric);
-	return $user;
-}
-
-sub do_void_bonus
-{
-	my @bonuses = sort { $a->{n} <=> $b->{n} } values %{ $model->{bonus} } or return do_grant_bonus();
-	my $bonus = one_of(@bonuses);
-
-	described('void_bonus', $bonus->{id}, $bonus->{user}, $bonus->{metric});
-	my $rows = must('SELECT quota.void_bonus($1, $2) AS units', $bonus->{id}, 'model');
-	my $want = $model->usable($bonus);
-	problem("void_bonus took back $rows->[0]{units}, expected " . amount($want)) if units($rows->[0]{units}) != $want;
-	$bonus->{voided} = 1;
-	return $bonus->{user};
-}
-
-sub do_gift
-{
-	my ($from, $to) = shuffle @{ $world{users} };
-	my ($metric, $units) = (any_metric(), some_units() / 2);
-
-	described('gift', $from, $to, $metric, amount($units));
-	my ($gift) = @{ must('SELECT * FROM quota.gift_quota($1, $2, $3, $4::numeric)', $from, $to, $metric, amount($units)) };
-	my @lines = map { [ $_->{from_bonus_id}, $_->{to_bonus_id}, units($_->{amount}) ] }
-	  @{ must('SELECT * FROM quota.gift_lines WHERE gift_id = $1 ORDER BY ordinal', $gift->{gift_id}) };
-	my $got = $gift->{allowed} ? join ',', map { $_->[2] } @lines : $gift->{reason};
-	my $want = $model->gift($from, $to, $metric, $units, @lines);
-	problem("gift: $got, expected $want") if $got ne $want;
-	return ($from, $to);
-}
-
-sub do_adjust
-{
-	my ($user, $metric) = (any_user(), any_metric());
-	my $units = one_of(-1, 1, 1) * some_units();
-
-	return do_consume() unless $model->windows($user, $metric);
-	described('adjust', $user, $metric, amount($units));
-	my ($rows, $state) = call('SELECT * FROM quota.adjust_usage($1, $2, $3::numeric, $4)', $user, $metric, amount($units), 'model');
-	compare_error($model->adjust($user, $metric, $units) ? undef : '22023', $state);
-	return $user;
-}
-
-sub do_reset
-{
-	my ($user, $metric) = (any_user(), any_counter());
-
-	return do_consume() unless $model->windows($user, $metric);
-	described('reset', $user, $metric);
-	my ($rows, $state) = call('SELECT * FROM quota.reset_user_quota($1, $2, $3)', $user, $metric, 'model');
-	$model->reset($user, $metric);
-	compare_error(undef, $state);
-	$world{hurry} = 1;		# the new period begins a moment from now
-	return $user;
-}
-
-sub do_assign_plan
-{
-	my ($user, $plan) = (any_user(), one_of(@{ $world{plans} }));
-	my $strategy = one_of(qw(keep keep reset at_period_end));
-	my $old = $model->plan_of($user);
-	my $subject = $model->{subject}{$user};
-
-	described('assign_plan', $user, $plan, $strategy);
-	my ($rows, $state) = call('SELECT * FROM quota.assign_plan($1, $2, $3)', $user, $plan, $strategy);
-	if ($strategy eq 'at_period_end' && defined $old && $old ne $plan)
-	{
-		my @ends = $model->ends_of_longest_period($user, $old);
-		compare_error(@ends ? undef : '22023', $state);
-		return $user if $state;
-		my ($row) = @{ must('SELECT * FROM quota.subscriptions WHERE user_id = $1', $user) };
-		problem("pending at $row->{pending_at}, expected one of " . join ', ', map { instant($_) } @ends)
-		  unless grep { instant($_) eq instant(seconds($row->{pending_at})) } @ends;
-		@$subject{qw(plan pending pending_at)} = ($old, $plan, seconds($row->{pending_at}));
-		return $user;
-	}
-	compare_error(undef, $state);
-	$model->assign_plan($user, $plan, $strategy);
-	$world{hurry} = 1 if $strategy eq 'reset';
-	return $user;
-}
-
-sub do_pending_plan
-{
-	my ($user, $plan) = (any_user(), one_of(@{ $world{plans} }));
-	my $at = $model->{now} + one_of(1, 600, 86400) * SECOND;
-
-	described('pending plan', $user, $plan, instant($at));
-	must('UPDATE quota.subscriptions SET pending_plan = $1, pending_at = $2, plan = $3 WHERE user_id = $4',
-		$plan, instant($at), $model->plan_of($user), $user);
-	my $subject = $model->{subject}{$user};
-	$subject->{plan} = $model->plan_of($user);
-	@$subject{qw(pending pending_at)} = ($plan, $at);
-	return $user;
-}
-
-sub do_set_parent
-{
-	my ($member, $team, $other) = @{ $world{users} }[ int rand 3, 3, 5 ];
-	my $parent = one_of(undef, $team, $team, @{ $world{users} }[4], $other);
-
-	described('parent', $member, $parent);
-	must('SELECT quota.set_parent($1, $2)', $member, $parent);
-	$model->{subject}{$member}{parent} = $parent;
-	return $member;
-}
-
-sub do_override
-{
-	my ($user, $metric) = (any_user(), any_metric());
-	# windows that an override adds are counted by the calendar
-	my $period = chance(0.5) || $model->{anchored}{$metric} ? undef : one_of(@{ $world{periods}{$metric} });
-	my $limit = chance(0.15) ? undef : one_of(1, 5, 12.5, 40) * UNIT;
-	my $expires = chance(0.7) ? $model->{now} + one_of(1, 600, 86400) * SECOND : undef;
-	my $overrides = $model->{override}{$user}{$metric} //= {};
-
-	if ($overrides->{ $period // '' } && chance(0.6))
-	{
-		described('clear_limit_override', $user, $metric, $period);
-		must('SELECT quota.clear_limit_override($1, $2, $3, $4)', $user, $metric, 'model', $period);
-		delete $overrides->{ $period // '' };
-		return $user;
-	}
-	described('set_limit_override', $user, $metric, amount($limit), instant($expires), $period);
-	must('SELECT quota.set_limit_override($1, $2, $3::numeric, $4, $5, $6)',
-		$user, $metric, amount($limit), instant($expires), 'model', $period);
-	$overrides->{ $period // '' } = { limit => $limit, expires => $expires };
-	return $user;
-}
-
-# A key that was used before: the same answer, or a conflict
-sub do_repeat
-{
-	my $before = one_of(@{ $world{keys} }) or return do_consume();
-	my @values = @{ $before->{values} };
-	my $other = chance(0.3);
-
-	$values[2] += 1 if $other;
-	described($other ? 'conflict' : 'repeat', map { shown($_) } @values);
-	my ($rows, $state) = call($before->{sql}, @values);
-	compare_error(undef, $state);
-	return unless $rows;
-	if ($other)
-	{
-		compare_answer({ allowed => 0, reason => 'idempotency_conflict', granted => 0, bonus_used => 0, overage => 0, cost => 0 }, $rows->[0]);
-	}
-	else
-	{
-		my %want = (%{ $before->{row} }, already_processed => 1);
-		problem("repeat: $_ is " . shown($rows->[0]{$_}) . ', was ' . shown($want{$_}))
-		  foreach grep { !same($want{$_}, $rows->[0]{$_}) } sort keys %want;
-	}
-	return $model->chain($values[0]);
-}
-
-# Nothing that is seen
-sub do_tidy
-{
-	my ($user, $metric) = (any_user(), any_metric());
-
-	described('tidy', $user, $metric);
-	must('SELECT quota.tidy_account($1, $2)', $user, $metric);
-	return $user;
 }
 
 # How often each is chosen

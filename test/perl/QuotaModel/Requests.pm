@@ -90,7 +90,8 @@ sub consume_up_to
 	my ($self, $user, $metric, $amount) = @_;
 	my $most = min($amount, $self->grantable($user, $metric) // $amount);
 
-	return $self->request('used', $user, $metric => $most > 0 ? $most : $amount);
+	# what is denied is the least that there is
+	return $self->request('used', $user, $metric => max($most, 1));
 }
 
 # Take a hold off

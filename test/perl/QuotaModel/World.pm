@@ -16,7 +16,7 @@ use Time::Local qw(timegm);
 our @EXPORT = qw($model %world @log @problems UNIT SECOND
   connect_to call must units amount instant seconds subject_list shown same
   chance one_of some_units any_user any_metric any_counter set_clock new_world
-  problem compare_answer compare_retry compare_error compare_state compare_all compare_remaining limits_shown);
+  described problem compare_answer compare_retry compare_error compare_state compare_all compare_remaining limits_shown);
 
 use constant {
 	UNIT => 1_000_000,			# in the model's amounts
@@ -214,6 +214,12 @@ sub new_world
 
 # Comparing ---------------------------------------------------------------------------
 
+sub described
+{
+	push @log, join ' ', map { defined $_ ? $_ : 'NULL' } @_;
+	return;
+}
+
 sub problem
 {
 	push @problems, @_;
@@ -227,15 +233,28 @@ sub same { return defined $_[0] ? defined $_[1] && $_[0] eq $_[1] : !defined $_[
 my %SCALE = (map({ $_ => \&units } qw(granted bonus_used overage remaining limit_amount used bonus_remaining shortfall)),
 	cost => \&money);
 
+# The first answer of a key, given again
+sub compare_again
+{
+	my ($first, $row) = @_;
+	my %want = (%$first, already_processed => 1);
+
+	problem("answer again: $_ is " . shown($row->{$_}) . ', was ' . shown($want{$_}))
+	  foreach grep { !same($want{$_}, $row->{$_}) } sort keys %want;
+	return;
+}
+
 # An answer against what the model expects of it
 sub compare_answer
 {
 	my ($want, $row) = @_;
 	my %got = map { $_ => $SCALE{$_} ? $SCALE{$_}->($row->{$_}) : $row->{$_} } keys %$row;
+	return compare_again($want->{again}, $row) if $want->{again};
 	my $close = sub { my ($w) = @_; return grep { !same($w->{$_}, $got{$_}) } sort keys %$w };
 	my %fields = map { $_ => $want->{$_} } grep { !/^(?:reports|event)$/ } keys %$want;
 
 	$got{allowed} = $got{allowed} ? 1 : 0;
+	problem('the answer of another call is given') if $got{already_processed};
 	problem("answer: $_ is " . shown($got{$_}) . ', expected ' . shown($fields{$_})) foreach $close->(\%fields);
 	if ($want->{reports} && !grep { !$close->($_) } @{ $want->{reports} })
 	{

@@ -1,0 +1,169 @@
+# What admins do, in the model and on the server: operations of test/t/013_model.pl,
+# which says what an operation is.
+package QuotaModel::Acts;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use List::Util qw(shuffle);
+use QuotaModel::World;
+
+our @EXPORT = qw(do_grant_bonus do_void_bonus do_gift do_adjust do_reset do_assign_plan do_pending_plan
+  do_set_parent do_override do_tidy);
+
+sub do_grant_bonus
+{
+	my ($user, $metric, $units) = (any_user(), any_metric(), some_units());
+	my $expires = chance(0.5) ? $model->{now} + one_of(1, 60, 3600, 86400 * 3) * SECOND : undef;
+	my $priority = one_of(10, 50, 50, 90);
+	my $source = one_of(qw(promotional paid));
+	my $giftable = chance(0.5);
+
+	described('grant_bonus', $user, $metric, amount($units), instant($expires), $priority, $source, $giftable ? 'giftable' : ());
+	my $rows = must('SELECT quota.grant_bonus($1, $2, $3::numeric, $4, $5, $6, $7, $8) AS id',
+		$user, $metric, amount($units), instant($expires), 'model', $priority, $source, $giftable ? 't' : 'f');
+	$model->add_bonus($rows->[0]{id}, user => $user, metric => $metric, amount => $units, expires => $expires,
+		priority => $priority, source => $source, giftable => $giftable);
+	$model->repay($user, $metric);
+	return $user;
+}
+
+sub do_void_bonus
+{
+	my @bonuses = sort { $a->{n} <=> $b->{n} } values %{ $model->{bonus} } or return do_grant_bonus();
+	my $bonus = one_of(@bonuses);
+
+	described('void_bonus', $bonus->{id}, $bonus->{user}, $bonus->{metric});
+	my $rows = must('SELECT quota.void_bonus($1, $2) AS units', $bonus->{id}, 'model');
+	my $want = $model->usable($bonus);
+	problem("void_bonus took back $rows->[0]{units}, expected " . amount($want)) if units($rows->[0]{units}) != $want;
+	$bonus->{voided} = 1;
+	return $bonus->{user};
+}
+
+sub do_gift
+{
+	my ($from, $to) = shuffle @{ $world{users} };
+	my ($metric, $units) = (any_metric(), some_units() / 2);
+
+	described('gift', $from, $to, $metric, amount($units));
+	my ($gift) = @{ must('SELECT * FROM quota.gift_quota($1, $2, $3, $4::numeric)', $from, $to, $metric, amount($units)) };
+	my @lines = map { [ $_->{from_bonus_id}, $_->{to_bonus_id}, units($_->{amount}) ] }
+	  @{ must('SELECT * FROM quota.gift_lines WHERE gift_id = $1 ORDER BY ordinal', $gift->{gift_id}) };
+	my $got = $gift->{allowed} ? join ',', map { $_->[2] } @lines : $gift->{reason};
+	my $want = $model->gift($from, $to, $metric, $units, @lines);
+	problem("gift: $got, expected $want") if $got ne $want;
+	return ($from, $to);
+}
+
+sub do_adjust
+{
+	my ($user, $metric) = (any_user(), any_metric());
+	my $units = one_of(-1, 1, 1) * some_units();
+
+	return do_tidy() unless $model->windows($user, $metric);
+	described('adjust', $user, $metric, amount($units));
+	my ($rows, $state) = call('SELECT * FROM quota.adjust_usage($1, $2, $3::numeric, $4)', $user, $metric, amount($units), 'model');
+	compare_error($model->adjust($user, $metric, $units) ? undef : '22023', $state);
+	return $user;
+}
+
+sub do_reset
+{
+	my ($user, $metric) = (any_user(), any_counter());
+
+	return do_tidy() unless $model->windows($user, $metric);
+	described('reset', $user, $metric);
+	my ($rows, $state) = call('SELECT * FROM quota.reset_user_quota($1, $2, $3)', $user, $metric, 'model');
+	$model->reset($user, $metric);
+	compare_error(undef, $state);
+	$world{hurry} = 1;		# the new period begins a moment from now
+	return $user;
+}
+
+sub do_assign_plan
+{
+	my ($user, $plan) = (any_user(), one_of(@{ $world{plans} }));
+	my $strategy = one_of(qw(keep keep reset at_period_end));
+	my $old = $model->plan_of($user);
+	my $subject = $model->{subject}{$user};
+
+	described('assign_plan', $user, $plan, $strategy);
+	my ($rows, $state) = call('SELECT * FROM quota.assign_plan($1, $2, $3)', $user, $plan, $strategy);
+	if ($strategy eq 'at_period_end' && defined $old && $old ne $plan)
+	{
+		my @ends = $model->ends_of_longest_period($user, $old);
+		compare_error(@ends ? undef : '22023', $state);
+		return $user if $state;
+		my ($row) = @{ must('SELECT * FROM quota.subscriptions WHERE user_id = $1', $user) };
+		problem("pending at $row->{pending_at}, expected one of " . join ', ', map { instant($_) } @ends)
+		  unless grep { instant($_) eq instant(seconds($row->{pending_at})) } @ends;
+		@$subject{qw(plan pending pending_at)} = ($old, $plan, seconds($row->{pending_at}));
+		return $user;
+	}
+	compare_error(undef, $state);
+	$model->assign_plan($user, $plan, $strategy);
+	$world{hurry} = 1 if $strategy eq 'reset';
+	return $user;
+}
+
+sub do_pending_plan
+{
+	my ($user, $plan) = (any_user(), one_of(@{ $world{plans} }));
+	my $at = $model->{now} + one_of(1, 600, 86400) * SECOND;
+
+	described('pending plan', $user, $plan, instant($at));
+	must('UPDATE quota.subscriptions SET pending_plan = $1, pending_at = $2, plan = $3 WHERE user_id = $4',
+		$plan, instant($at), $model->plan_of($user), $user);
+	my $subject = $model->{subject}{$user};
+	$subject->{plan} = $model->plan_of($user);
+	@$subject{qw(pending pending_at)} = ($plan, $at);
+	return $user;
+}
+
+sub do_set_parent
+{
+	my ($member, $team, $other) = @{ $world{users} }[ int rand 3, 3, 5 ];
+	my $parent = one_of(undef, $team, $team, @{ $world{users} }[4], $other);
+
+	described('parent', $member, $parent);
+	must('SELECT quota.set_parent($1, $2)', $member, $parent);
+	$model->{subject}{$member}{parent} = $parent;
+	return $member;
+}
+
+sub do_override
+{
+	my ($user, $metric) = (any_user(), any_metric());
+	# windows that an override adds are counted by the calendar
+	my $period = chance(0.5) || $model->{anchored}{$metric} ? undef : one_of(@{ $world{periods}{$metric} });
+	my $limit = chance(0.15) ? undef : one_of(1, 5, 12.5, 40) * UNIT;
+	my $expires = chance(0.7) ? $model->{now} + one_of(1, 600, 86400) * SECOND : undef;
+	my $overrides = $model->{override}{$user}{$metric} //= {};
+
+	if ($overrides->{ $period // '' } && chance(0.6))
+	{
+		described('clear_limit_override', $user, $metric, $period);
+		must('SELECT quota.clear_limit_override($1, $2, $3, $4)', $user, $metric, 'model', $period);
+		delete $overrides->{ $period // '' };
+		return $user;
+	}
+	described('set_limit_override', $user, $metric, amount($limit), instant($expires), $period);
+	must('SELECT quota.set_limit_override($1, $2, $3::numeric, $4, $5, $6)',
+		$user, $metric, amount($limit), instant($expires), 'model', $period);
+	$overrides->{ $period // '' } = { limit => $limit, expires => $expires };
+	return $user;
+}
+
+# Nothing that is seen
+sub do_tidy
+{
+	my ($user, $metric) = (any_user(), any_metric());
+
+	described('tidy', $user, $metric);
+	must('SELECT quota.tidy_account($1, $2)', $user, $metric);
+	return $user;
+}
+
+1;
