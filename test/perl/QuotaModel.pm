@@ -467,4 +467,5 @@ sub state
 
 require QuotaModel::Requests;
 require QuotaModel::Keys;
+require QuotaModel::Plans;
 1;

@@ -195,7 +195,12 @@ sub again
 	my @metrics = sort keys %{ $r{units} };
 
 	return \%r if chance(0.6);
-	if (@metrics > 1 && chance(0.3))
+	if ($r{name} eq 'consume_up_to' && chance(0.5))
+	{
+		# which was content with less
+		$r{name} = 'consume';
+	}
+	elsif (@metrics > 1 && chance(0.3))
 	{
 		delete $r{units}{ one_of(@metrics) };
 	}

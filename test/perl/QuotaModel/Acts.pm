@@ -82,10 +82,55 @@ sub do_reset
 	return $user;
 }
 
+my $STATUS = 'SELECT * FROM quota.get_user_quota_status($1) WHERE limit_user_id = $1 AND resets_at IS NOT NULL';
+
+# When the server says that a period began: with its bounds, or where a reset has ended
+# the one before, as far as the model knows that (compare_state)
+sub start_of_period
+{
+	my ($user, $metric, $period, $start) = @_;
+	my $r = $model->record($user, $metric, $period);
+	my ($first) = $model->period_bounds($user, $metric, $period);
+
+	problem("$metric $period began at " . instant($start) . ', expected ' . instant($r->{start}))
+	  unless $start == $first || abs($start - $r->{start}) <= 1;
+	return $start;
+}
+
+# The limits that changes of plan have set, these ones now; the model goes on with what
+# the server has rounded
+sub compare_limits_set
+{
+	my ($user, @limits) = @_;
+	my $overrides = $model->{override}{$user} //= {};
+	my %got = map { ("$_->{metric} " . ($_->{period} // '') => $_) }
+	  @{ must(q{SELECT * FROM quota.limit_overrides WHERE user_id = $1 AND reason IN ('prorated', 'additive')}, $user) };
+
+	foreach my $want (@limits)
+	{
+		my ($metric, $named, $exact) = @$want{qw(metric named fraction)};
+		my $limit = units($got{"$metric $named"}{limit_amount});
+		problem("limit of $metric $named: " . shown($limit) . ', expected ' . ($exact ? "$exact->[0] / $exact->[1]" : 'none'))
+		  unless $exact ? defined $limit && QuotaModel::nearest($limit, $exact) : !defined $limit;
+		$overrides->{$metric}{$named} = { limit => $limit, expires => $want->{expires}, by_plan => 1 };
+	}
+	my %want = map {
+		my $metric = $_;
+		map { ("$metric $_" => $overrides->{$metric}{$_}) } grep { $overrides->{$metric}{$_}{by_plan} } keys %{ $overrides->{$metric} };
+	} keys %$overrides;
+	foreach my $key (sort keys %{ { %got, %want } })
+	{
+		my $until = $got{$key} ? instant(seconds($got{$key}{expires_at})) : undef;
+		my $expected = $want{$key} ? instant($want{$key}{expires}) : undef;
+		problem("limit of $key until " . shown($until) . ', expected ' . shown($expected)) unless same($until, $expected);
+	}
+	return;
+}
+
 sub do_assign_plan
 {
 	my ($user, $plan) = (any_user(), one_of(@{ $world{plans} }));
-	my $strategy = one_of(qw(keep keep reset at_period_end));
+	my $strategy = one_of(qw(keep reset prorate prorate additive at_period_end));
 	my $old = $model->plan_of($user);
 	my $subject = $model->{subject}{$user};
 
@@ -103,7 +148,12 @@ sub do_assign_plan
 		return $user;
 	}
 	compare_error(undef, $state);
-	$model->assign_plan($user, $plan, $strategy);
+	my %start = map { ("$_->{metric} $_->{period}" => seconds($_->{period_start})) } @{ must($STATUS, $user) };
+	my @limits = $model->assign_plan($user, $plan, $strategy, sub {
+		my ($metric, $period) = @_;
+		return start_of_period($user, $metric, $period, $start{"$metric $period"});
+	});
+	compare_limits_set($user, @limits);
 	$world{hurry} = 1 if $strategy eq 'reset';
 	return $user;
 }

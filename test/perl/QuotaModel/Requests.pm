@@ -301,40 +301,6 @@ sub reset
 	return;
 }
 
-# At once: "keep" or "reset", which ends the periods of both plans
-sub assign_plan
-{
-	my ($self, $user, $plan, $strategy) = @_;
-	my $subject = $self->{subject}{$user};
-	my @counters = $strategy eq 'reset' ? grep { $self->{kind}{$_} eq 'counter' } sort keys %{ $self->{kind} } : ();
-
-	$self->reset($user, $_) foreach @counters;
-	$subject->{plan} = $plan;
-	delete @$subject{qw(pending pending_at)};
-	foreach my $metric (@counters)
-	{
-		my @old = grep { $_->{start} <= $self->{now} && ($_->{used} || $_->{bonus_used} || $_->{overage}) }
-		  map { $self->record($user, $metric, $_->{period}) } $self->windows($user, $metric);
-		$self->reset($user, $metric) if @old;
-	}
-	return;
-}
-
-# When the longest period of a plan may end: counters of the same period need not end
-# together
-sub ends_of_longest_period
-{
-	my ($self, $user, $plan) = @_;
-	my @limits;
-
-	foreach my $metric (grep { $self->{kind}{$_} eq 'counter' } keys %{ $self->{plan}{$plan} })
-	{
-		push @limits, map { [ $metric, $_ ] } grep { $_ ne 'lifetime' } keys %{ $self->{plan}{$plan}{$metric} };
-	}
-	my $longest = max map { $RANK{ $_->[1] } } @limits;
-	return map { $self->record($user, @$_)->{end} } grep { $RANK{ $_->[1] } == $longest } @limits;
-}
-
 sub add_bonus
 {
 	my ($self, $id, %bonus) = @_;
