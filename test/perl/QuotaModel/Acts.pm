@@ -129,7 +129,9 @@ sub compare_limits_set
 
 sub do_assign_plan
 {
-	my ($user, $plan) = (any_user(), one_of(@{ $world{plans} }));
+	# often one whose plan has changed within a period already
+	my @adapted = grep { $model->adapted($_) } @{ $world{users} };
+	my ($user, $plan) = (@adapted && chance(0.4) ? one_of(@adapted) : any_user(), one_of(@{ $world{plans} }));
 	my $strategy = one_of(qw(keep reset prorate prorate additive at_period_end));
 	my $old = $model->plan_of($user);
 	my $subject = $model->{subject}{$user};

@@ -81,6 +81,13 @@ sub limits_until_reset
 	return @limits;
 }
 
+# Has a subject limits that a change of plan has set?
+sub adapted
+{
+	my ($self, $user) = @_;
+	return grep { $_->{by_plan} && $_->{expires} > $self->{now} } map { values %$_ } values %{ $self->{override}{$user} // {} };
+}
+
 # Is an amount a fraction, rounded?  Of two that are equally near it is either.
 sub nearest
 {
