@@ -309,6 +309,26 @@ sub add_bonus
 	return;
 }
 
+# The price of a unit, in hundredths; none where so few are not for sale
+sub topup_price
+{
+	my ($self, $user, $metric, $units) = @_;
+	my $plan = $self->plan_of($user);
+	my @prices = grep { $_->{from} <= $units } @{ defined $plan ? $self->{topup}{$plan}{$metric} // [] : [] };
+	my ($price) = sort { $b->{from} <=> $a->{from} } @prices;
+
+	return $price ? $price->{price} : undef;
+}
+
+# What a purchase may say that there is: what a request for one unit would be told
+sub available
+{
+	my ($self, $user, $metric) = @_;
+	my ($want) = $self->request('', $user, $metric => 1_000_000);
+
+	return [ map { +{ total_available => $_->{remaining} } } @{ $want->{reports} // [ { remaining => 0 } ] } ];
+}
+
 # Bonuses that may be given away become bonuses of the receiver, who cannot give them
 # away.  The lines are what the tables say: from, to, units.  Returns the units of
 # each, or the reason why not.

@@ -16,7 +16,7 @@ use Time::Local qw(timegm);
 our @EXPORT = qw($model %world @log @problems UNIT SECOND
   connect_to call must units amount instant seconds subject_list shown same
   chance one_of some_units any_user any_metric any_counter set_clock new_world
-  described problem compare_answer compare_retry compare_error compare_state compare_all compare_remaining limits_shown);
+  described problem compare_answer compare_again compare_retry compare_error compare_state compare_all compare_remaining limits_shown);
 
 use constant {
 	UNIT => 1_000_000,			# in the model's amounts
@@ -163,7 +163,7 @@ sub new_world
 	my $now = (1893456000 + int rand 86400 * 365) * SECOND + int rand SECOND;
 
 	@log = ();
-	%world = (users => \@users, keys => [], events => [], reservations => [], step => 0);
+	%world = (users => \@users, keys => [], topups => [], events => [], reservations => [], step => 0);
 	$world{periods} = {
 		calls => [ (grep { chance(0.5) } qw(minute hour)), one_of(qw(day week month lifetime)) ],
 		tokens => [ (chance(0.3) ? 'hour' : ()), one_of(qw(day month)) ],
@@ -195,6 +195,20 @@ sub new_world
 					VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)', $plan, $metric, $period, amount($limit->{limit}), $limit->{mode},
 					$limit->{price} ? decimal($limit->{price}, 2) : undef, decimal($limit->{cap}, 8), $limit->{repay},
 					$anchored{$metric} ? 'subscription' : 'calendar');
+			}
+		}
+	}
+	# what is sold, some of it cheaper for larger purchases
+	foreach my $plan (@plans)
+	{
+		foreach my $metric (grep { chance(0.6) } qw(calls tokens seats))
+		{
+			foreach my $from (0, chance(0.5) ? 2 * UNIT : ())
+			{
+				my $price = one_of(0, 17, 50, 125);
+				must('INSERT INTO quota.topup_prices (plan, metric, min_amount, unit_price, currency) VALUES (?, ?, ?, ?, ?)',
+					$plan, $metric, amount($from), decimal($price, 2), 'EUR');
+				push @{ $model->{topup}{$plan}{$metric} }, { from => $from, price => $price };
 			}
 		}
 	}
@@ -230,8 +244,9 @@ sub shown { return defined $_[0] ? $_[0] : 'NULL' }
 
 sub same { return defined $_[0] ? defined $_[1] && $_[0] eq $_[1] : !defined $_[1] }
 
-my %SCALE = (map({ $_ => \&units } qw(granted bonus_used overage remaining limit_amount used bonus_remaining shortfall)),
-	cost => \&money);
+my %SCALE = (map({ $_ => \&units } qw(granted bonus_used overage remaining limit_amount used bonus_remaining shortfall
+	amount total_available)),
+	cost => \&money, price => \&money, unit_price => sub { scaled($_[0], 2) });
 
 # The first answer of a key, given again
 sub compare_again
