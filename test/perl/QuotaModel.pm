@@ -20,7 +20,7 @@ use constant SECOND => 1_000_000;
 
 # Windows by name: rank among the windows of a metric, and length where it is fixed
 our %RANK = (minute => 1, hour => 2, day => 3, week => 4, month => 5, lifetime => 6);
-my %LENGTH = (
+our %LENGTH = (
 	minute => 60 * SECOND, hour => 3600 * SECOND,
 	day => 86400 * SECOND, week => 7 * 86400 * SECOND);
 
@@ -34,7 +34,7 @@ sub new
 	my ($class, %self) = @_;
 	return bless {
 		%self, override => {}, current => {}, closed => [],
-		bonus => {}, hold => {}, charged => [], answered => {}, events => 0 }, $class;
+		bonus => {}, hold => {}, charged => [], answered => {}, recurring => {}, events => 0 }, $class;
 }
 
 # Time ------------------------------------------------------------------------------
@@ -62,7 +62,8 @@ sub ends
 	return grep { defined } (
 		map({ $_->{end} } @records),
 		map({ $_->{expires} } values %{ $self->{hold} }, values %{ $self->{bonus} }, @overrides),
-		map({ $_->{pending_at} } values %{ $self->{subject} }));
+		map({ $_->{pending_at} } values %{ $self->{subject} }),
+		map { my $user = $_; map { $self->next_refills($user, $_) } keys %{ $self->{recurring}{$user} } } sort keys %{ $self->{recurring} });
 }
 
 sub period_bounds
@@ -186,6 +187,7 @@ sub bonuses
 	my ($self, $user, $metric) = @_;
 	my $never = ~0 >> 1;
 
+	$self->refill($user, $metric);
 	return sort {
 		$a->{priority} <=> $b->{priority}
 		  or ($a->{expires} // $never) <=> ($b->{expires} // $never)
@@ -468,4 +470,5 @@ sub state
 require QuotaModel::Requests;
 require QuotaModel::Keys;
 require QuotaModel::Plans;
+require QuotaModel::Refills;
 1;

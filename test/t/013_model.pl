@@ -344,7 +344,7 @@ sub do_set_gauge
 my %weight = (
 	consume => 24, consume_up_to => 6, consume_quotas => 6, batch => 4, check => 5,
 	reserve => 14, settle => 9, cancel => 4, refund => 10,
-	release => 4, set_gauge => 3, grant_bonus => 6, void_bonus => 1, topup => 3, gift => 3, adjust => 3, reset => 2,
+	release => 4, set_gauge => 3, grant_bonus => 6, void_bonus => 1, topup => 3, recurring => 3, gift => 3, adjust => 3, reset => 2,
 	assign_plan => 6, pending_plan => 1, set_parent => 2, override => 3, repeat => 4, tidy => 2);
 delete @weight{ split /,/, $ENV{QUOTA_MODEL_WITHOUT} // '' };
 my @choice = map { (main->can("do_$_")) x $weight{$_} } sort keys %weight;

@@ -10,7 +10,7 @@ use List::Util qw(shuffle);
 use QuotaModel::World;
 
 our @EXPORT = qw(do_grant_bonus do_void_bonus do_gift do_adjust do_reset do_assign_plan do_pending_plan
-  do_set_parent do_override do_tidy);
+  do_set_parent do_recurring do_override do_tidy);
 
 sub do_grant_bonus
 {
@@ -31,7 +31,7 @@ sub do_grant_bonus
 
 sub do_void_bonus
 {
-	my @bonuses = sort { $a->{n} <=> $b->{n} } values %{ $model->{bonus} } or return do_grant_bonus();
+	my @bonuses = sort { $a->{n} <=> $b->{n} } grep { !$_->{due} } values %{ $model->{bonus} } or return do_grant_bonus();
 	my $bonus = one_of(@bonuses);
 
 	described('void_bonus', $bonus->{id}, $bonus->{user}, $bonus->{metric});
@@ -171,6 +171,33 @@ sub do_pending_plan
 	my $subject = $model->{subject}{$user};
 	$subject->{plan} = $model->plan_of($user);
 	@$subject{qw(pending pending_at)} = ($plan, $at);
+	return $user;
+}
+
+# A recurring bonus, or the end of one
+sub do_recurring
+{
+	my ($user, $metric) = (any_user(), any_metric());
+	my $all = $model->{recurring}{$user}{$metric} //= [];
+	my $old = one_of(@$all);
+
+	if ($old && chance(0.6))
+	{
+		described('stop_recurring_bonus', $old->{id}, $user, $metric);
+		my ($row) = @{ must('SELECT quota.stop_recurring_bonus($1, $2) AS stopped', $old->{id}, 'model') };
+		my $want = !defined $old->{ends} || $old->{ends} > $model->{now};
+		problem('stopped: ' . shown($row->{stopped})) if !$row->{stopped} != !$want;
+		# what the present period gives is due all the same
+		$model->refill($user, $metric);
+		$old->{ends} = $model->{now} if $want;
+		return $user;
+	}
+	my %r = (amount => some_units(), period => one_of(qw(day week)), anchor => $model->{now} + one_of(-86400, -3600, 0, 600) * SECOND,
+		priority => one_of(20, 50), ends => chance(0.3) ? $model->{now} + one_of(600, 86400 * 2) * SECOND : undef);
+	described('set_recurring_bonus', $user, $metric, amount($r{amount}), $r{period}, instant($r{anchor}), $r{priority}, instant($r{ends}));
+	my ($row) = @{ must('SELECT quota.set_recurring_bonus($1, $2, $3::numeric, $4, $5, $6, false, $7, $8) AS id',
+		$user, $metric, amount($r{amount}), $r{period}, 'model', instant($r{anchor}), $r{priority}, instant($r{ends})) };
+	push @$all, { %r, id => $row->{id} };
 	return $user;
 }
 

@@ -306,7 +306,7 @@ sub compare_retry
 	my @changes = grep { defined $_ && $_ > $model->{now} && (!defined $retry || $_ < $retry) } (
 		map({ $_->{record}{end} } map { @{ $_->{windows} } } @levels),
 		map({ $_->{expires} } values %{ $model->{hold} }, map { values %{ $model->{override}{$_}{$metric} // {} } } @chain),
-		map { $model->{subject}{$_}{pending_at} } @chain);
+		map({ $model->next_refills($_, $metric) } @chain), map { $model->{subject}{$_}{pending_at} } @chain);
 
 	problem("retry_after $row->{retry_after}: would not be granted then") if defined $retry && !$granted_at->($retry);
 	push @changes, $retry - 1 if defined $retry && $retry > $model->{now};
@@ -381,6 +381,10 @@ sub compare_state
 {
 	my ($users, $verified) = @_;
 	my (%state, @accounts, %holds, @lapsed);
+	foreach my $user (@$users)
+	{
+		$model->refill($user, $_) foreach qw(calls tokens seats);
+	}
 	my $want = $model->state(map { $_ => 1 } @$users);
 
 	foreach my $row (@{ must($STATE, subject_list(@$users), subject_list(@$verified)) })
@@ -425,6 +429,14 @@ sub compare_state
 		$state{"$account $end"} = "@counters" if grep { $_ } @counters;
 	}
 	$state{$_} = "@{ $holds{$_} }" foreach keys %holds;
+
+	# a bonus that is due is written by whoever writes, and none before it is used
+	foreach my $b (grep { $_->{due} } values %{ $model->{bonus} })
+	{
+		my $key = "bonus $b->{id}";
+		delete $b->{due} if $state{$key};
+		delete $want->{$key} if !$state{$key} && $model->usable({ %$b, expires => undef }) == $b->{amount};
+	}
 
 	my %all = (%state, %$want);
 	foreach my $key (sort keys %all)
