@@ -187,13 +187,14 @@ sub do_recurring
 		my ($row) = @{ must('SELECT quota.stop_recurring_bonus($1, $2) AS stopped', $old->{id}, 'model') };
 		my $want = !defined $old->{ends} || $old->{ends} > $model->{now};
 		problem('stopped: ' . shown($row->{stopped})) if !$row->{stopped} != !$want;
-		# what the present period gives is due all the same
-		$model->refill($user, $metric);
-		$old->{ends} = $model->{now} if $want;
+		$model->stop_refills($old) if $want;
 		return $user;
 	}
-	my %r = (amount => some_units(), period => one_of(qw(day week)), anchor => $model->{now} + one_of(-86400, -3600, 0, 600) * SECOND,
-		priority => one_of(20, 50), ends => chance(0.3) ? $model->{now} + one_of(600, 86400 * 2) * SECOND : undef);
+	my $first = one_of(-86400, -3600, 0, 10, 600);
+	# some end right after a period has begun
+	my $last = chance(0.4) ? ($first > 0 ? $first : 86400) + one_of(1, 1, 60) : undef;
+	my %r = (amount => some_units(), period => one_of(qw(day day week)), anchor => $model->{now} + $first * SECOND,
+		priority => one_of(20, 50), ends => defined $last ? $model->{now} + $last * SECOND : undef);
 	described('set_recurring_bonus', $user, $metric, amount($r{amount}), $r{period}, instant($r{anchor}), $r{priority}, instant($r{ends}));
 	my ($row) = @{ must('SELECT quota.set_recurring_bonus($1, $2, $3::numeric, $4, $5, $6, false, $7, $8) AS id',
 		$user, $metric, amount($r{amount}), $r{period}, 'model', instant($r{anchor}), $r{priority}, instant($r{ends})) };

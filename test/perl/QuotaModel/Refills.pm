@@ -28,6 +28,19 @@ sub refill
 	return;
 }
 
+# What the present period gives is due all the same, unless it begins just now and
+# nobody has written it yet
+sub stop_refills
+{
+	my ($self, $r) = @_;
+	my ($start) = $self->refill_period($r);
+	my $id = id_of_refill($r->{id}, $start);
+
+	$r->{ends} = $self->{now};
+	delete $self->{bonus}{$id} if $start >= $self->{now} && $self->{bonus}{$id} && $self->{bonus}{$id}{due};
+	return;
+}
+
 # The present one, counted from the anchor
 sub refill_period
 {
