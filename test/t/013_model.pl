@@ -37,7 +37,7 @@ my $dbh = connect_to($node);
 # Each makes one call, has the model do the same, compares the answers, and returns the
 # subjects whose accounts may have moved.
 
-# File the event that was granted, and the answer of a call with a key
+# File the event that was granted
 sub file
 {
 	my ($kind, $want, $row, %more) = @_;

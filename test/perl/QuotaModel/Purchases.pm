@@ -22,7 +22,7 @@ sub do_topup
 	my ($user, $metric) = @$r{qw(user metric)};
 
 	$r->{units} += 1 if $before && chance(0.3);
-	described('purchase_topup', $user, $metric, amount($r->{units}), @$r{qw(transaction)}, instant($r->{expires}));
+	described('purchase_topup', $user, $metric, amount($r->{units}), $r->{transaction}, instant($r->{expires}));
 	my ($rows, $state) = call($TOPUP, $user, $metric, amount($r->{units}), $r->{transaction}, instant($r->{expires}), 'model');
 	if ($before)
 	{
