@@ -283,6 +283,7 @@ sub move
 	my ($self, $level, $what, $parts, $sign) = @_;
 	my $r = $level->{record};
 
+	$_->{moved} = 1 foreach $r, @{ $level->{rates} };
 	if ($what eq 'used')
 	{
 		$r->{used} += $sign * $parts->{allowance};

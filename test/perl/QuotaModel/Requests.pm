@@ -226,11 +226,12 @@ sub release
 {
 	my ($self, $user, $metric, $amount) = @_;
 	my @levels = $self->levels($user, $metric);
-	my $accounts = $self->{current}{$user}{$metric} // {};
+	my @accounts = sort { $RANK{ $b->{period} } <=> $RANK{ $a->{period} } } grep { $_->{moved} } values %{ $self->{current}{$user}{$metric} // {} };
 	my %had = (user => $user, metric => $metric,
-		windows => [ map { +{ record => $_, allowance => $_->{period} eq 'lifetime' } } values %$accounts ]);
+		windows => [ map { +{ record => $_, allowance => $_ == $accounts[0] } } @accounts ]);
 
-	unshift @levels, \%had if $accounts->{lifetime} && in_use(\%had) > 0 && !$self->windows($user, $metric);
+	# the longest one that was ever limited was the allowance
+	unshift @levels, \%had if @accounts && in_use(\%had) > 0 && !$self->windows($user, $metric);
 	return given_back(0) unless @levels;
 	my $units = min($amount, in_use($levels[0]));
 
@@ -246,7 +247,11 @@ sub set_gauge
 	return given_back(-$difference, map { $self->give_back($_, min(-$difference, in_use($_))) } @levels) if $difference < 0;
 	foreach my $level (@levels)
 	{
-		$_->{record}{used} += $difference foreach @{ $level->{windows} };
+		foreach my $w (@{ $level->{windows} })
+		{
+			$w->{record}{used} += $difference;
+			$w->{record}{moved} = 1;
+		}
 	}
 	return given_back(-$difference);
 }
@@ -281,6 +286,7 @@ sub adjust
 
 	return 0 if $r->{used} + $delta < 0;
 	$r->{used} += $delta;
+	$r->{moved} = 1;
 	return 1;
 }
 
