@@ -18,7 +18,7 @@ my $node = new_server('ledger', settings => "deadlock_timeout = 50ms\nlog_lock_w
 $node->safe_psql('postgres', <<'END');
 INSERT INTO quota.metrics (metric, kind) VALUES
 	('calls', 'counter'), ('tokens', 'counter'), ('seats', 'gauge'), ('files', 'gauge');
-INSERT INTO quota.plans (plan) VALUES ('member'), ('team'), ('organisation');
+INSERT INTO quota.plans (plan) VALUES ('member'), ('team'), ('organisation'), ('arrears');
 INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, mode, overage_price, spend_cap) VALUES
 	('member', 'calls', 'minute', 60, 'hard', NULL, NULL),
 	('member', 'calls', 'lifetime', 150, 'hard', NULL, NULL),
@@ -31,13 +31,15 @@ INSERT INTO quota.plan_limits (plan, metric, period, limit_amount, mode, overage
 	('team', 'seats', 'lifetime', 25, 'hard', NULL, NULL),
 	('organisation', 'calls', 'lifetime', 400, 'shadow', NULL, NULL),
 	('organisation', 'tokens', 'lifetime', 500, 'hard', NULL, NULL),
-	('organisation', 'files', 'lifetime', 60, 'soft', 1, NULL);
+	('organisation', 'files', 'lifetime', 60, 'soft', 1, NULL),
+	('arrears', 'tokens', 'lifetime', 0, 'soft', 1, NULL);
 
--- four members, a team of two of them, and the organisation that all belong to
+-- four members, a team of two of them, and the organisation that all belong to; and one
+-- whose units are paid for afterwards
 CREATE FUNCTION subject(trial integer, n integer) RETURNS uuid LANGUAGE sql IMMUTABLE
 	RETURN ('00000000-0000-4000-8000-' || lpad(to_hex(16 * trial + n), 12, '0'))::uuid;
 CREATE FUNCTION begin_trial(trial integer) RETURNS void LANGUAGE sql AS $$
-	INSERT INTO quota.subscriptions (user_id, plan) VALUES (subject(trial, 6), 'organisation');
+	INSERT INTO quota.subscriptions (user_id, plan) VALUES (subject(trial, 6), 'organisation'), (subject(trial, 7), 'arrears');
 	INSERT INTO quota.subscriptions (user_id, plan, parent) VALUES (subject(trial, 5), 'team', subject(trial, 6));
 	INSERT INTO quota.subscriptions (user_id, plan, parent) VALUES
 		(subject(trial, 1), 'member', subject(trial, 5)), (subject(trial, 2), 'member', subject(trial, 5)),
@@ -127,6 +129,12 @@ END
 SELECT allowed FROM quota.consume_quota_batch(
 	ARRAY[subject(:trial, :n), subject(:trial, 7 - :u), $user, subject(:trial, 4)],
 	ARRAY[$metric, 'calls', 'tokens', $metric], ARRAY[1, :n, 0.5, 1]);
+END
+
+	# more is used than is paid for
+	<<"END",
+SELECT allowed FROM quota.check_and_consume_quota(subject(:trial, 7), 'tokens', 2);
+SELECT quota.grant_bonus(subject(:trial, 7), 'tokens', 1);
 END
 
 	# gauges
