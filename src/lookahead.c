@@ -210,33 +210,35 @@ levels_as_of(Posting *posting, const Levels *from, TimestampTz at, Levels *level
 	MemoryContextSwitchTo(old);
 }
 
-/* Do all levels admit the item at the time that they were read as of? */
+/* Does a level admit the item at the time that it was read as of? */
 static bool
-is_admitted(const Levels *levels)
+level_admits(const Charge *charge)
 {
-	return admitted_at(levels) <= levels->charges[0].now;
+	return level_admitted_at(charge) == charge->now;
 }
 
 /*
- * The first time from which on some levels admit the item: after "lo", at which
- * they do not, and no later than "hi", at which they do.  Room only grows
- * between the two.
+ * The first time from which on a level admits the item: after "lo", at which it
+ * does not, and no later than "hi", at which it does.  Room only grows between
+ * the two.
  */
 static TimestampTz
-first_admitted(Posting *posting, const Levels *levels, TimestampTz lo, TimestampTz hi,
-			   Levels *probe)
+level_first_admits(Posting *posting, Charge *charge, TimestampTz lo, TimestampTz hi,
+				   Levels *probe)
 {
+	Levels		level = {.charges = charge, .n = 1};
+
 	while (hi - lo > 1)
 	{
 		TimestampTz mid = lo + (hi - lo) / 2;
 
-		levels_as_of(posting, levels, mid, probe);
-		if (is_admitted(probe))
+		levels_as_of(posting, &level, mid, probe);
+		if (level_admits(probe->charges))
 			hi = mid;
 		else
 		{
 			lo = mid;
-			hi = Min(hi, admitted_at(probe));
+			hi = Min(hi, level_admitted_at(probe->charges));
 		}
 	}
 	return hi;
@@ -291,18 +293,19 @@ lookahead_retry_after(Posting *posting, int item)
 		/* holds end, and nothing else happens before "until" */
 		until = Min(Min(ahead.change, ahead.shrink) - 1, ahead.last_hold);
 		levels_as_of(posting, levels, until, next);
+		at = now;
 		for (int i = 0; i < levels->n; i++)
 		{
-			Levels		one = {.charges = &next->charges[i], .n = 1};
+			TimestampTz first = level_admits(&levels->charges[i]) ? now :
+				!level_admits(&next->charges[i]) ? DECISION_NEVER :
+				level_first_admits(posting, &next->charges[i], now, until, &probe);
 
-			if (own[i] == DECISION_NEVER && is_admitted(&one))
-				own[i] = first_admitted(posting, &one, now, until, &probe);
+			own[i] = Min(own[i], first);
+			at = Max(at, first);
 		}
-		if (is_admitted(next))
-		{
-			at = first_admitted(posting, next, now, until, &probe);
+		/* once a level admits it, it does so until then: the last one decides */
+		if (at != DECISION_NEVER && admitted_at(next) != DECISION_NEVER)
 			break;
-		}
 		levels = next;
 	}
 	for (int i = 0, level = 0; i < posting->ncharges; i++)
